@@ -1,0 +1,3 @@
+"""An event-sourced audit store for Wix coupon events."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,74 @@
+"""Every error the store raises, in one tree.
+
+A message says what was wrong, where (a JSON path, a position, a file and line) and what to do about it. Doors turn these
+into problem details (HTTP) or one line on standard error (CLI); nothing else may cross a door.
+"""
+
+from __future__ import annotations
+
+
+class EventStoreError(Exception):
+    """The root: catch this to catch every error the store raises on purpose."""
+
+
+class UnreadableDelivery(EventStoreError):
+    """An authenticated delivery that cannot become an Event.
+
+    `reason` is the sentence for people; `where` is the path inside the delivery (`entity.startTime`), or "" for the whole.
+    `malformed` is True when the bytes are not JSON of an acceptable shape at all, so that there is nothing to keep but noise:
+    doors answer those with a 4xx. All others are kept in quarantine.
+    """
+
+    def __init__(self, reason: str, *, where: str = "", malformed: bool = False) -> None:
+        self.reason = reason
+        self.where = where
+        self.malformed = malformed
+        super().__init__(f"{where}: {reason}" if where else reason)
+
+
+class UnknownHandler(EventStoreError):
+    """A Velo handler name that Wix does not document."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        self.name = name
+        self.known = known
+        super().__init__(f"unknown handler {name!r}; the known ones are {', '.join(known)}")
+
+
+class DeliveryTooLarge(EventStoreError):
+    """A body over the configured limit (`max_body_bytes`)."""
+
+
+class StoreUnavailable(EventStoreError):
+    """The log could not take the event now: locked, full disk, closing, or too much waiting. Nothing was kept; send it again.
+
+    `retry_after` is in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class StoreNotReady(EventStoreError):
+    """The database is absent, empty, of another schema revision, or not one of ours."""
+
+
+class NotFound(EventStoreError):
+    """What was asked for by name or id is not in the store."""
+
+
+class NotAllowed(EventStoreError):
+    """The token is missing, unknown or revoked, lacks the scope, or is bound to another site."""
+
+
+class ProjectionError(EventStoreError):
+    """A projection model is wrong or met an event that it cannot take; the message names the model and the position."""
+
+
+class ReportError(EventStoreError):
+    """An unknown report, or a parameter of the wrong type; the message lists what there is."""
+
+
+class InputError(EventStoreError):
+    """A file, option or parameter that the caller must mend; the message says where."""
