@@ -1,0 +1,90 @@
+"""Engines for the two databases, and the few places where they differ."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from eventstore.errors import InputError
+
+BUSY_TIMEOUT_MS = 5_000
+"""How long SQLite waits for another process's write before it says "locked": longer than any batch takes to commit."""
+
+
+def store_url(url: str | Path) -> URL:
+    """The database URL for what a caller may give: a URL, or the path of a SQLite file. Raises InputError."""
+    text = str(url)
+    if "://" not in text:
+        return URL.create("sqlite", database=text)
+    try:
+        parsed = make_url(text)
+    except ArgumentError as error:
+        raise InputError(f"not a database URL: {text!r}; use sqlite:///FILE or postgresql://HOST/NAME") from error
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise InputError(f"{backend} is not supported; use sqlite:///FILE or postgresql://HOST/NAME")
+    if not parsed.database or parsed.database == ":memory:":
+        raise InputError("an audit store in memory would be lost: give a file, as in sqlite:///eventstore.db")
+    return parsed
+
+
+def is_sqlite(engine: Engine) -> bool:
+    return engine.dialect.name == "sqlite"
+
+
+def make_engine(url: str | Path) -> Engine:
+    """An engine whose SQLite connections are durable (WAL, synchronous=FULL) and take the write lock at BEGIN when asked."""
+    parsed = store_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    engine = create_engine(parsed, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def writing(connection: Connection) -> Connection:
+    """Mark a connection, before its transaction begins, as one that will write."""
+    return connection.execution_options(eventstore_writes=True)
+
+
+def _prepare_sqlite(dbapi_connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
+    # The driver's own transaction handling begins deferred and late; ours begins where SQLAlchemy says BEGIN.
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns to writing fails at once with "database is locked", whatever the busy timeout.
+    writes = connection.get_execution_options().get("eventstore_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def sync_directory(path: Path) -> None:
+    """Make the creation of a file in this directory survive a power cut. A no-op where directories cannot be opened."""
+    import os
+
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def sqlite_path(engine: Engine) -> Path:
+    database: Any = engine.url.database
+    return Path(database)

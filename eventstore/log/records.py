@@ -1,0 +1,124 @@
+"""The values that travel into and out of the log."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from hashlib import sha256
+from typing import NamedTuple
+
+from eventstore.errors import UnreadableDelivery
+from eventstore.event import Event
+from eventstore.log.types import to_micros
+
+COMPRESSION_LEVEL = 1
+"""zlib level for original deliveries: 1 gives most of the saving at a third of the time of the default."""
+
+
+class OutcomeKind(StrEnum):
+    """What became of one event handed to the log."""
+
+    APPENDED = "appended"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    QUARANTINED = "quarantined"
+
+
+class Outcome(NamedTuple):
+    """The durable answer for one event.
+
+    `position` is where the event stands in the log: its own when appended, that of the first telling when duplicate, that of
+    the event whose id it shares when in conflict, None when quarantined. `quarantine_id` names the kept evidence.
+    """
+
+    kind: OutcomeKind
+    event_id: str | None
+    position: int | None
+    quarantine_id: int | None = None
+    reason: str | None = None
+
+
+class Prepared(NamedTuple):
+    """An event made ready for the writer: everything that needs no lock, computed in the caller's thread."""
+
+    site_id: str
+    event_id: str
+    type: str
+    source: str
+    entity_id: str
+    coupon_id: str | None
+    event_time: int
+    sequence: int | None
+    anonymize: bool
+    payload: bytes
+    original: bytes | None
+    content_hash: bytes
+    handler: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An authenticated delivery that could not become an event: what quarantine will hold of it."""
+
+    site_id: str
+    route: str
+    handler: str | None
+    event_id: str | None
+    reason: str
+    body: bytes
+    headers: dict[str, str] | None = None
+
+    @classmethod
+    def of(
+        cls, error: UnreadableDelivery, *, site_id: str, route: str, handler: str | None, body: bytes
+    ) -> Rejected:
+        """The quarantine entry for a delivery that a reader refused."""
+        return cls(site_id=site_id, route=route, handler=handler, event_id=None, reason=str(error), body=body)
+
+
+def prepare(event: Event, original: bytes | None = None, *, handler: str | None = None) -> Prepared:
+    """Encode, hash and compress an event for `Writer.submit`. `original` is the delivery's exact bytes."""
+    payload, content_hash = event.encode()
+    return Prepared(
+        event.site_id,
+        event.event_id,
+        event.type,
+        event.source.value,
+        event.entity_id,
+        event.coupon_id,
+        to_micros(event.event_time),
+        event.sequence,
+        event.anonymize,
+        payload,
+        None if original is None else zlib.compress(original, COMPRESSION_LEVEL),
+        content_hash,
+        handler,
+    )
+
+
+def body_hash(body: bytes) -> bytes:
+    """The key under which quarantine keeps one delivery once, however often it is sent again."""
+    return sha256(body).digest()
+
+
+def now() -> datetime:
+    """The present instant, aware UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class RecordedEvent:
+    """An event as it stands in the log: `position` from 1, when it was `recorded_at`, and the payload's own bytes."""
+
+    position: int
+    recorded_at: datetime
+    payload: str
+    leaf_hash: bytes
+
+    @cached_property
+    def event(self) -> Event:
+        """The canonical event, decoded on first use."""
+        return Event.from_payload(self.payload)

@@ -1,0 +1,133 @@
+"""The schema's revision: making a store, migrating one, and refusing one that is not ours."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from sqlalchemy import Connection, Engine, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+from eventstore.errors import StoreNotReady
+from eventstore.log.engine import is_sqlite, sqlite_path, sync_directory, writing
+from eventstore.log.tables import log_head
+
+HEAD_REVISION = "0001"
+"""The revision this code works with: the newest in `migrations/versions`; a test compares."""
+_MIGRATION_LOCK = 0x436F75706F6E
+"""PostgreSQL advisory lock key, so that two processes started at once do not both create the tables."""
+
+GUARDS = {
+    "sqlite": frozenset(
+        {
+            "events_no_update",
+            "events_no_delete",
+            "events_next_position",
+            "event_keys_no_update",
+            "event_keys_no_delete",
+            "event_keys_no_replace",
+            "log_head_forward_only",
+            "log_head_no_delete",
+            "log_head_no_replace",
+            "quarantine_no_rewrite",
+            "quarantine_no_delete",
+            "quarantine_no_replace",
+        }
+    ),
+    "postgresql": frozenset(
+        {
+            "events_no_change",
+            "events_no_truncate",
+            "event_keys_no_change",
+            "event_keys_no_truncate",
+            "log_head_forward_only",
+            "log_head_no_delete",
+            "log_head_no_truncate",
+            "quarantine_no_rewrite",
+            "quarantine_no_delete",
+            "quarantine_no_truncate",
+        }
+    ),
+}
+"""The triggers that make the log append-only, by engine."""
+
+
+def revision(engine: Engine) -> str | None:
+    """The schema revision of the store, or None where there is no store yet. Raises StoreNotReady if it cannot be read."""
+    if is_sqlite(engine) and not sqlite_path(engine).exists():
+        return None
+    try:
+        with engine.connect() as connection:
+            return _revision(connection)
+    except DBAPIError as error:
+        raise StoreNotReady(f"{engine.url!r} cannot be opened as a store: {error.orig}") from error
+
+
+def _revision(connection: Connection) -> str | None:
+    names = set(inspect(connection).get_table_names())
+    if "alembic_version" in names:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        return None if found is None else str(found)
+    if names & {"events", "event_keys", "log_head"}:
+        raise StoreNotReady(f"{connection.engine.url!r} has tables named like the log's that this project did not make")
+    return None
+
+
+def migrate(engine: Engine) -> bool:
+    """Bring the store to HEAD_REVISION, making it first where there is none. Returns whether anything was done."""
+    if revision(engine) == HEAD_REVISION:
+        return False
+    from alembic import command
+    from alembic.config import Config
+
+    if is_sqlite(engine):
+        parent = sqlite_path(engine).absolute().parent
+        if not parent.is_dir():
+            raise StoreNotReady(f"the directory {parent} does not exist; make it, or choose another --store")
+    config = Config()
+    config.set_main_option("script_location", str(files("migrations")).replace("%", "%%"))
+    try:
+        with engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin():
+                if not is_sqlite(engine):
+                    connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                _refuse_newer(connection)
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise StoreNotReady(f"{engine.url!r} cannot be migrated: {error.orig}") from error
+    if is_sqlite(engine):
+        sync_directory(parent)
+    return True
+
+
+def _refuse_newer(connection: Connection) -> None:
+    found = _revision(connection)
+    if found is not None and found > HEAD_REVISION:
+        raise StoreNotReady(f"the store is of revision {found}, newer than this program's {HEAD_REVISION}: upgrade the program")
+
+
+def require_ready(engine: Engine) -> None:
+    """Raise StoreNotReady unless the store is there and of this code's revision."""
+    found = revision(engine)
+    if found is None:
+        raise StoreNotReady(f"there is no store at {engine.url!r}; `eventstore init` makes one")
+    if found != HEAD_REVISION:
+        raise StoreNotReady(f"the store is of revision {found}, this program needs {HEAD_REVISION}; run `eventstore init`")
+
+
+def missing_guards(engine: Engine) -> list[str]:
+    """The append-only triggers that should stand on the log and do not, sorted. Empty when all is well."""
+    listing = (
+        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+        if is_sqlite(engine)
+        else "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'A'"
+    )
+    with engine.connect() as connection:
+        present = set(connection.execute(text(listing)).scalars())
+    return sorted(GUARDS[engine.dialect.name] - present)
+
+
+def head_size(connection: Connection) -> int:
+    """How many events the log holds; also the last position."""
+    return int(connection.execute(select(log_head.c.size)).scalar_one())

@@ -1,0 +1,108 @@
+"""The log's tables, declared once; every statement is composed from them. The migrations make them, and a test compares."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from eventstore.log.types import Bytes, JsonText, Position, UtcMicros
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=False),
+    Column("event_id", Text, nullable=False),
+    Column("site_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("entity_id", Text, nullable=False),
+    Column("coupon_id", Text),
+    Column("event_time", UtcMicros, nullable=False),
+    Column("recorded_at", UtcMicros, nullable=False),
+    Column("sequence", BigInteger),
+    Column("anonymize", Boolean, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("original", Bytes),
+    Column("leaf_hash", Bytes, nullable=False),
+)
+Index(None, events.c.site_id, events.c.coupon_id, events.c.position)
+Index(None, events.c.event_time)
+
+event_keys = Table(
+    "event_keys",
+    metadata,
+    Column("site_id", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("content_hash", Bytes, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+log_head = Table(
+    "log_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("size", BigInteger, nullable=False),
+    Column("recorded_at", UtcMicros, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Position, primary_key=True, autoincrement=True),
+    Column("site_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("handler", Text),
+    Column("event_id", Text),
+    Column("position", BigInteger),
+    Column("reason", Text, nullable=False),
+    Column("body", Bytes, nullable=False),
+    Column("body_hash", Bytes, nullable=False),
+    Column("headers", JsonText),
+    Column("received_at", UtcMicros, nullable=False),
+    Column("resolved_at", UtcMicros),
+    Column("resolution", Text),
+    UniqueConstraint("site_id", "body_hash", "kind"),
+)
+
+api_tokens = Table(
+    "api_tokens",
+    metadata,
+    Column("token_id", Text, primary_key=True),
+    Column("token_hash", Bytes, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("site_id", Text),
+    Column("scopes", Text, nullable=False),
+    Column("created_at", UtcMicros, nullable=False),
+    Column("revoked_at", UtcMicros),
+)
+
+projection_checkpoints = Table(
+    "projection_checkpoints",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("updated_at", UtcMicros, nullable=False),
+)

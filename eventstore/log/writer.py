@@ -1,0 +1,318 @@
+"""The group-commit writer: one thread a store, many callers, one fsync for all that is waiting.
+
+Callers hand over prepared events and get a future; the thread takes what has queued, locks the head, drops known duplicates,
+keeps conflicts in quarantine, inserts the rest in one statement each table, commits, and only then resolves the futures.
+Serialising writers on the head row gives positions without gaps in commit order, so that a reader that tails the log can
+never skip an event; it costs one lock a batch, not an event.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+from eventstore.errors import EventStoreError, StoreUnavailable
+from eventstore.log.append import AppendStatements, KnownEvent
+from eventstore.log.engine import writing
+from eventstore.log.leaf import leaf_hash
+from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash
+
+BATCH_EVENTS = 2_000
+"""Events in one transaction at most: far past the point where the commit's cost is spread, short enough (about 0.1 s) to keep
+the lock from others."""
+BATCH_AGE = 0.002
+"""Seconds to wait for as many callers as came last time. Callers answered together come back together; without the wait the
+first of them would be committed alone. A lone caller never waits."""
+QUEUE_EVENTS = 20_000
+"""Events waiting at most, about two seconds of work; past that, callers are told to come again (`StoreUnavailable`)."""
+QUEUE_BYTES = 256 * 1024 * 1024
+"""Payload and original bytes waiting at most: bounds memory when events are large."""
+ATTEMPTS = 3
+"""Tries of a batch that another process's lock, or a lost connection, made fail before anything was written."""
+
+Entry = Prepared | Rejected
+
+
+@dataclass(slots=True)
+class _Request:
+    entries: Sequence[Entry]
+    size: int
+    future: Future[list[Outcome]]
+
+
+def _weight(entries: Sequence[Entry]) -> int:
+    total = 0
+    for entry in entries:
+        if isinstance(entry, Prepared):
+            total += len(entry.payload) + (len(entry.original) if entry.original is not None else 0)
+        else:
+            total += len(entry.body)
+    return total
+
+
+class Writer:
+    """Appends to the log of one engine. Thread-safe; close it to drain what waits.
+
+    `on_commit(position)` is called from the writer's thread after each commit that appended something.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        on_commit: Callable[[int], None] | None = None,
+        batch_events: int = BATCH_EVENTS,
+        batch_age: float = BATCH_AGE,
+        queue_events: int = QUEUE_EVENTS,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
+        self._engine = engine
+        self._statements = AppendStatements(engine)
+        self._on_commit = on_commit
+        self._batch_events = batch_events
+        self._batch_age = batch_age
+        self._queue_events = queue_events
+        self._queue_bytes = queue_bytes
+        self._waiting: deque[_Request] = deque()
+        self._waiting_events = 0
+        self._waiting_bytes = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
+        """Queue entries as one piece; the future gives one outcome each, in order, once they are durable.
+
+        Raises StoreUnavailable at once when too much is waiting or the store is closing; the future may raise it too.
+        """
+        request = _Request(entries, _weight(entries), Future())
+        if not entries:
+            request.future.set_result([])
+            return request.future
+        with self._changed:
+            if self._closing:
+                raise StoreUnavailable("the store is closing; send the event again")
+            full = self._waiting_events + len(entries) > self._queue_events or (
+                self._waiting_bytes + request.size > self._queue_bytes
+            )
+            if full and self._waiting:
+                raise StoreUnavailable(f"{self._waiting_events} events are waiting to be written; send the event again")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="eventstore-writer", daemon=True)
+                self._thread.start()
+            self._waiting.append(request)
+            self._waiting_events += len(entries)
+            self._waiting_bytes += request.size
+            self._changed.notify()
+        return request.future
+
+    @property
+    def waiting(self) -> int:
+        """Events queued and not yet taken into a batch."""
+        return self._waiting_events
+
+    def close(self) -> None:
+        """Write what waits, then stop. Later submissions are refused."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    # The thread
+
+    def _run(self) -> None:
+        last_requests = 1
+        while True:
+            batch = self._take(last_requests)
+            if not batch:
+                return
+            last_requests = len(batch)
+            self._write(batch)
+
+    def _take(self, expected: int) -> list[_Request]:
+        """The next batch: everything that waits, up to the limits; [] when closed and drained."""
+        with self._changed:
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            if expected > 1 and not self._closing:
+                deadline = time.monotonic() + self._batch_age
+                while len(self._waiting) < expected and self._waiting_events < self._batch_events:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or not self._changed.wait(left):
+                        break
+            batch: list[_Request] = []
+            events = 0
+            while self._waiting and (not batch or events + len(self._waiting[0].entries) <= self._batch_events):
+                request = self._waiting.popleft()
+                events += len(request.entries)
+                self._waiting_events -= len(request.entries)
+                self._waiting_bytes -= request.size
+                batch.append(request)
+            return batch
+
+    def _write(self, batch: list[_Request]) -> None:
+        try:
+            outcomes, position = self._commit_with_retries([entry for request in batch for entry in request.entries])
+        except StoreUnavailable as error:
+            for request in batch:
+                request.future.set_exception(error)
+            return
+        except BaseException as error:  # noqa: BLE001 - whatever it is, no caller may be left waiting for ever
+            self._write_apart(batch, error)
+            return
+        start = 0
+        for request in batch:
+            end = start + len(request.entries)
+            request.future.set_result(outcomes[start:end])
+            start = end
+        if position is not None and self._on_commit is not None:
+            self._on_commit(position)
+
+    def _write_apart(self, batch: list[_Request], error: BaseException) -> None:
+        """One bad entry never fails its batch: the callers' pieces are tried alone, and the guilty one gets the error."""
+        if len(batch) > 1:
+            for request in batch:
+                self._write([request])
+            return
+        message = f"the log refused the event: {getattr(error, 'orig', None) or error}"
+        wrapped = EventStoreError(message)
+        wrapped.__cause__ = error
+        batch[0].future.set_exception(wrapped)
+
+    def _commit_with_retries(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._commit(entries)
+            except (OperationalError, InterfaceError) as error:
+                if attempt == ATTEMPTS or not _worth_retrying(error):
+                    raise StoreUnavailable(
+                        f"the database did not take the events: {error.orig}; nothing was kept, send them again"
+                    ) from error
+                time.sleep(0.05 * attempt)
+            except SQLAlchemyError as error:
+                if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                    raise
+                raise StoreUnavailable(f"the database cannot be reached: {error}; send the events again") from error
+        raise AssertionError("unreachable")
+
+    def _commit(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
+        with self._engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin():
+                return self._append(connection, entries)
+
+    def _append(self, connection: Connection, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
+        statements = self._statements
+        prepared = [entry for entry in entries if isinstance(entry, Prepared)]
+        size, last_recorded = statements.lock_head(connection)
+        # A clock that is set back must not make recorded_at run backwards with position.
+        recorded_at = max(time.time_ns() // 1000, last_recorded)
+        known = statements.known(connection, prepared)
+        outcomes: list[Outcome] = []
+        rows = []
+        keys = []
+        position = size
+        for entry in entries:
+            if isinstance(entry, Rejected):
+                outcomes.append(self._keep_rejected(connection, entry, recorded_at))
+                continue
+            key = (entry.site_id, entry.event_id)
+            earlier = known.get(key)
+            if earlier is not None:
+                outcomes.append(self._repeated(connection, entry, earlier, recorded_at))
+                continue
+            position += 1
+            known[key] = KnownEvent(position, entry.content_hash, entry.sequence)
+            rows.append(_row(position, recorded_at, entry))
+            keys.append((entry.site_id, entry.event_id, position, entry.content_hash))
+            outcomes.append(Outcome(OutcomeKind.APPENDED, entry.event_id, position))
+        if not rows:
+            return outcomes, None
+        statements.insert(connection, rows, keys)
+        statements.move_head(connection, position, recorded_at)
+        return outcomes, position
+
+    def _repeated(self, connection: Connection, entry: Prepared, earlier: KnownEvent, received_at: int) -> Outcome:
+        if earlier.same_as(entry):
+            return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
+        reason = f"event id {entry.event_id} stands at position {earlier.position} with other content"
+        body = entry.payload if entry.original is None else zlib.decompress(entry.original)
+        quarantine_id = self._statements.keep(
+            connection,
+            site_id=entry.site_id,
+            kind=OutcomeKind.CONFLICT.value,
+            route=entry.source,
+            handler=entry.handler,
+            event_id=entry.event_id,
+            position=earlier.position,
+            reason=reason,
+            body=body,
+            body_hash=body_hash(body),
+            headers=None,
+            received_at=received_at,
+        )
+        return Outcome(OutcomeKind.CONFLICT, entry.event_id, earlier.position, quarantine_id, reason)
+
+    def _keep_rejected(self, connection: Connection, entry: Rejected, received_at: int) -> Outcome:
+        quarantine_id = self._statements.keep(
+            connection,
+            site_id=entry.site_id,
+            kind=OutcomeKind.QUARANTINED.value,
+            route=entry.route,
+            handler=entry.handler,
+            event_id=entry.event_id,
+            position=None,
+            reason=entry.reason,
+            body=entry.body,
+            body_hash=body_hash(entry.body),
+            headers=entry.headers,
+            received_at=received_at,
+        )
+        return Outcome(OutcomeKind.QUARANTINED, entry.event_id, None, quarantine_id, entry.reason)
+
+
+def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]:
+    """The `events` row in the order of `AppendStatements.EVENT_COLUMNS`."""
+    return (
+        position,
+        entry.event_id,
+        entry.site_id,
+        entry.type,
+        entry.source,
+        entry.entity_id,
+        entry.coupon_id,
+        entry.event_time,
+        recorded_at,
+        entry.sequence,
+        entry.anonymize,
+        entry.payload.decode(),
+        entry.original,
+        leaf_hash(
+            entry.site_id,
+            entry.event_id,
+            entry.type,
+            entry.source,
+            entry.entity_id,
+            entry.coupon_id,
+            entry.event_time,
+            recorded_at,
+            entry.sequence,
+            entry.anonymize,
+            entry.payload,
+            entry.original,
+        ),
+    )
+
+
+def _worth_retrying(error: DBAPIError) -> bool:
+    """Whether nothing can have been written: a lock that another process holds, or a connection found dead."""
+    return "locked" in str(error.orig) or "busy" in str(error.orig)

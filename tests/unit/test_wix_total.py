@@ -1,0 +1,184 @@
+"""Reading is total: whatever JSON arrives, there is an event that can be stored, or a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventstore.errors import UnknownHandler, UnreadableDelivery
+from eventstore.event import Event, Source
+from eventstore.wix import HANDLERS, decode, read, read_envelope, read_snapshot, site_of
+
+DATA = Path(__file__).parent.parent / "data" / "wix"
+INDEX = json.loads((DATA / "INDEX.json").read_text(encoding="utf-8"))
+SITE = "the caller's site"
+NOW = datetime(2025, 6, 1, tzinfo=UTC)
+BODIES = {
+    delivery["file"]: json.loads((DATA / delivery["file"]).read_text("utf-8")) for delivery in INDEX["deliveries"]
+}
+HANDLER_OF = {delivery["file"]: delivery.get("handler") for delivery in INDEX["deliveries"]}
+
+nasty: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        *(None, True, False, 0, 1, -1, 5.5, -0.0, 1e300, 1e-300, 2**63, 2**64, -(2**63), 10**30),
+        *("", " ", "\0", "a\0b", "\n", "é", "x" * 201, "x" * 20_001, "0", "-1", "1.5", "9" * 30, "9" * 5000, "NaN"),
+        *("1E+9999999", "1E-9999999", "true", "Invalid Date", "2021-02-30T00:00:00Z", "0001-01-01T00:00:00+14:00"),
+        *("Tue Feb 30 2021 00:00:00 GMT+0000", "8640000000000001", "MoneyOff", "APP", "{", "[]", "null", "{}"),
+        *([], {}, [[]], {"value": None}, {"value": {"value": 1}}, {"value": []}, {"x": 0}, {"url": 5}, {"": ""}),
+        *('{"entity":{}}', {"entityAsJson": "{}"}, {"coupon": {"id": "c"}}, {"id": "a"}, {"_id": "a", "id": "b"}),
+    ]
+)
+values = nasty | st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("_abcidxvalue\0", max_size=6), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+keys = st.sampled_from(
+    "id _id entityId eventTime metadata entity data coupon coupons specification scope group name value eventType "  # noqa: SIM905
+    "instanceId identity accountInfo createdEvent actionEvent bodyAsJson entityFqdn slug buyXGetY displayData mediaItem "
+    "couponReference modifiedFields restoreInfo identityType memberId new _new startTime type".split()
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value inside `value`."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [found for key, child in children for found in ((*path, key), *places(child, (*path, key)))]
+
+
+def mutate(draw: st.DrawFn, value: Any) -> None:
+    """Delete, replace or insert one thing somewhere in `value`."""
+    found = places(value)
+    path = draw(st.sampled_from(found)) if found else ()
+    parent = value
+    for key in path[:-1]:
+        parent = parent[key]
+    action = draw(st.sampled_from(("delete", "replace", "replace", "insert", "text")))
+    if not path or (action == "insert" and isinstance(parent, dict)):
+        if isinstance(parent, dict):
+            parent[draw(keys)] = draw(values)
+    elif action == "delete":
+        del parent[path[-1]]
+    elif action == "text":
+        inner = parent[path[-1]]
+        if isinstance(inner, str) and inner.startswith("{"):
+            parsed = json.loads(inner)
+            mutate(draw, parsed)
+            parent[path[-1]] = json.dumps(parsed)
+        else:
+            parent[path[-1]] = json.dumps(inner)
+    else:
+        parent[path[-1]] = draw(values)
+
+
+@st.composite
+def deliveries(draw: st.DrawFn) -> tuple[dict[str, Any], str | None, str | None]:
+    """A documented body with a few faults, a route and a handler, mostly the fitting ones."""
+    file = draw(st.sampled_from(sorted(BODIES)))
+    body = deepcopy(BODIES[file])
+    for _ in range(draw(st.integers(1, 4))):
+        mutate(draw, body)
+    route = draw(st.none() | st.sampled_from([*Source, "other"]))
+    handler = draw(st.just(HANDLER_OF[file]) | st.sampled_from([None, "wixStores_onOrderPaid", *HANDLERS]))
+    return body, route, handler
+
+
+def check(reading: Callable[[], list[Event]], sites: set[str | None]) -> None:
+    try:
+        events = reading()
+    except UnreadableDelivery as refusal:
+        assert refusal.reason
+        assert len(str(refusal)) < 1000
+        return
+    except UnknownHandler:
+        return
+    for event in events:
+        payload, content_hash = event.encode()
+        stored = Event.from_payload(payload)
+        assert stored == event
+        assert stored.encode() == (payload, content_hash)
+        assert b"\\u0000" not in payload
+        assert event.event_time.tzinfo is UTC
+        assert event.site_id in sites
+
+
+@settings(max_examples=1000, deadline=None)
+@given(deliveries())
+def test_a_faulty_delivery_is_a_sound_event_or_a_refusal(
+    delivery: tuple[dict[str, Any], str | None, str | None],
+) -> None:
+    body, route, handler = delivery
+    told = decode(json.dumps(body).encode())
+    sites = {SITE, site_of(told)}
+    before = orjson.dumps(told)
+    check(lambda: read(told, route=route, handler=handler, site_id=SITE, observed_at=NOW), sites)
+    check(lambda: [read_envelope(told)], sites)
+    assert orjson.dumps(told) == before
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(keys, values, max_size=6),
+    st.none() | st.sampled_from(list(Source)),
+    st.sampled_from(list(HANDLERS)),
+)
+def test_any_object_is_a_sound_event_or_a_refusal(body: dict[str, Any], route: str | None, handler: str) -> None:
+    check(lambda: read(body, route=route, handler=handler, site_id=SITE, observed_at=NOW), {SITE, site_of(body)})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_an_object_or_malformed(body: bytes) -> None:
+    try:
+        assert isinstance(decode(body), dict)
+    except UnreadableDelivery as refusal:
+        assert refusal.malformed
+
+
+def deep(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"a": [value]}
+    return value
+
+
+@pytest.mark.parametrize("file", sorted(BODIES))
+def test_depth_without_bound_is_refused_wherever_it_stands(file: str) -> None:
+    for path in places(BODIES[file]):
+        body = deepcopy(BODIES[file])
+        parent = body
+        for key in path[:-1]:
+            parent = parent[key]
+        parent[path[-1]] = deep(20_000)
+        if isinstance(parent, dict):
+            parent["newField"] = parent[path[-1]]
+        check(
+            lambda body=body: read(body, route=None, handler=HANDLER_OF[file], site_id=SITE, observed_at=NOW),
+            {SITE, site_of(body)},
+        )
+
+
+@pytest.mark.parametrize("body", [None, [], "text", 5, True])
+def test_what_is_not_an_object_is_malformed(body: Any) -> None:
+    with pytest.raises(UnreadableDelivery) as refusal:
+        read(body, route=None, handler=None, site_id=SITE, observed_at=NOW)
+    assert refusal.value.malformed
+    assert site_of(body) is None
+
+
+def test_a_callers_own_mistake_is_a_refusal_too() -> None:
+    page = {"coupons": [{"id": "c"}]}
+    with pytest.raises(UnreadableDelivery, match="timezone"):
+        read_snapshot(page, site_id=SITE, observed_at=datetime(2025, 1, 1))  # noqa: DTZ001
+    with pytest.raises(UnreadableDelivery):
+        read_snapshot(page, site_id="", observed_at=NOW)
