@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import ARRAY, Connection, Engine, Select, Text, bindparam, func, insert, select, update
 
-from eventstore.log.engine import is_sqlite
+from eventstore.log.engine import BulkInsert, is_sqlite
 from eventstore.log.records import Prepared
 from eventstore.log.tables import event_keys, events, log_head, quarantine
 from eventstore.log.types import from_micros, to_micros
@@ -46,15 +46,12 @@ def _known_statement(sqlite: bool) -> Select[Any]:
 
 
 class AppendStatements:
-    """One instance an engine. The big inserts go to the driver as tuples: SQLAlchemy compiles them, once."""
-
-    EVENT_COLUMNS = tuple(column.name for column in events.columns)
-    KEY_COLUMNS = tuple(column.name for column in event_keys.columns)
+    """One instance an engine."""
 
     def __init__(self, engine: Engine) -> None:
         self._sqlite = is_sqlite(engine)
-        self._insert_events = str(insert(events).compile(dialect=engine.dialect))
-        self._insert_keys = str(insert(event_keys).compile(dialect=engine.dialect))
+        self._insert_events = BulkInsert(insert(events), events, engine.dialect)
+        self._insert_keys = BulkInsert(insert(event_keys), event_keys, engine.dialect)
         self._known = _known_statement(self._sqlite)
         self._head = select(log_head.c.size, log_head.c.recorded_at).where(log_head.c.id == 1).with_for_update()
         self._move_head = (
@@ -87,13 +84,8 @@ class AppendStatements:
         self, connection: Connection, rows: Sequence[tuple[object, ...]], keys: Sequence[tuple[object, ...]]
     ) -> None:
         """Insert a batch into `events` and `event_keys`; columns in declared order."""
-        connection.exec_driver_sql(self._insert_events, self._parameters(self.EVENT_COLUMNS, rows))
-        connection.exec_driver_sql(self._insert_keys, self._parameters(self.KEY_COLUMNS, keys))
-
-    def _parameters(self, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> Any:
-        if self._sqlite:
-            return list(rows)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        self._insert_events.execute(connection, rows)
+        self._insert_keys.execute(connection, keys)
 
     def move_head(self, connection: Connection, size: int, recorded_at: int) -> None:
         connection.execute(self._move_head, {"new_size": size, "new_recorded_at": from_micros(recorded_at)})

@@ -281,7 +281,7 @@ class Writer:
 
 
 def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]:
-    """The `events` row in the order of `AppendStatements.EVENT_COLUMNS`."""
+    """The `events` row, in the order of the table's columns."""
     return (
         position,
         entry.event_id,

@@ -13,7 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from eventstore.errors import ProjectionError
-from eventstore.projections.catalogue import FACTS, Projection, ProjectionColumn, facts_sql, projections
+from eventstore.log.arrow import rows_to_batch
+from eventstore.projections.catalogue import Projection, ProjectionColumn, facts_sql, projections
 
 MEMORY_LIMIT = "512MB"
 """DuckDB's own memory; past it, it spills to its temporary directory. A rebuild of any size stays under 1.5 GB with it."""
@@ -26,10 +27,13 @@ _STORED: dict[str, pa.DataType] = {
     "decimal": pa.string(),
     "json": pa.string(),
 }
-_LEAST = "-9223372036854775808"
-_EMPTY_BATCH = f"""
-SELECT 0::BIGINT AS position, '' AS event_id, '' AS site_id, '' AS type, '' AS source, '' AS entity_id, '' AS coupon_id,
-       0::BIGINT AS event_time, 0::BIGINT AS recorded_at, ({_LEAST})::BIGINT AS sequence, '{{}}' AS payload WHERE false"""
+_EMPTY_BATCH = """
+SELECT 0::BIGINT AS position, 0::BIGINT AS event_time, 0::BIGINT AS recorded_at, '{}' AS payload WHERE false"""
+
+
+def stored_schema(columns: Iterable[ProjectionColumn]) -> pa.Schema:
+    """The Arrow schema of rows in the store's encodings: times in microseconds, decimals and JSON as text."""
+    return pa.schema([pa.field(column.name, _STORED[column.type]) for column in columns])
 
 
 def quoted(name: str) -> str:
@@ -121,13 +125,10 @@ class ModelSession:
     def put(self, name: str, columns: Sequence[ProjectionColumn], rows: Sequence[Sequence[Any]], like: str) -> None:
         """Make the temporary table `name` of rows in the store's encodings, typed as the relation `like`."""
         types = dict(self.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {like})").fetchall())
-        arrays = [
-            pa.array([row[number] for row in rows], type=_STORED[column.type]) for number, column in enumerate(columns)
-        ]
-        table = pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+        table = rows_to_batch(rows, stored_schema(columns))
         wanted = [column for column in columns if column.name in types]
         select = ", ".join(f"{_decode(column, types[column.name])} AS {quoted(column.name)}" for column in wanted)
-        self.connection.register("__incoming", table)
+        self.connection.register("__incoming", pa.Table.from_batches([table]))
         try:
             self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS SELECT {select} FROM __incoming")
         finally:
@@ -182,4 +183,3 @@ def _encode(column: ProjectionColumn) -> str:
     return name
 
 
-__all__ = ["FACTS", "MEMORY_LIMIT", "ModelSession", "quoted"]

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from eventstore.errors import ProjectionError
 from eventstore.log import arrow
-from eventstore.log.engine import is_sqlite, writing
+from eventstore.log.engine import writing
 from eventstore.log.reader import head
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, with_dependents
@@ -150,13 +150,12 @@ def _write_shadow(engine: Engine, session: ModelSession, model: Projection) -> N
             for index in model.make_table(_shadow(model)).indexes:
                 index.drop(connection)
     # In key order, for then every row goes to the end of the table's B-tree.
-    reader = session.connection.sql(session.stored_query(model, ordered=True)).to_arrow_reader(WRITE_ROWS)
-    with arrow.connect(engine) as connection, connection.cursor() as cursor:
-        if is_sqlite(engine):
-            cursor.execute("PRAGMA synchronous=NORMAL")
-        for batch in reader:
-            cursor.adbc_ingest(_shadow(model), batch, mode="append")
-            connection.commit()
+    ordered = session.connection.execute(session.stored_query(model, ordered=True))
+    while rows := ordered.fetchmany(WRITE_ROWS):
+        with engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin():
+                tables.insert_rows(connection, model, _shadow(model), rows)
 
 
 def _swap(engine: Engine, models: tuple[Projection, ...], rows: dict[str, int], target: int) -> None:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, inspect, select, tuple_, update
+import orjson
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    Subquery,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex
 
 from eventstore.errors import ProjectionError
-from eventstore.log.engine import is_sqlite, writing
+from eventstore.log.engine import BulkInsert, is_sqlite, writing
 from eventstore.log.records import now
 from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections.catalogue import Projection, projections
-
-KEYS_IN_A_QUERY = 300
-"""Keys looked up in one statement: three columns each stay below every engine's limit on parameters."""
 
 
 def ensure(engine: Engine) -> None:
@@ -91,48 +109,50 @@ def current_rows(
 ) -> list[tuple[Any, ...]]:
     """The stored rows with these values of the key columns, in the store's encodings, columns in the header's order."""
     plain = _plain(model)
-    columns = tuple_(*[plain.c[name] for name in key])
-    rows: list[tuple[Any, ...]] = []
-    for start in range(0, len(keys), KEYS_IN_A_QUERY):
-        found = connection.execute(select(plain).where(columns.in_(keys[start : start + KEYS_IN_A_QUERY])))
-        rows.extend(tuple(row) for row in found)
-    return rows
+    wanted = _key_rows(is_sqlite(connection.engine), [plain.c[name].type for name in key])
+    on = and_(*[plain.c[name] == wanted.c[f"k{number}"] for number, name in enumerate(key)])
+    found = connection.execute(select(plain).select_from(wanted).join(plain, on), {"keys": orjson.dumps(keys).decode()})
+    return [tuple(row) for row in found]
 
 
-def upsert(connection: Connection, model: Projection, rows: Iterable[tuple[Any, ...]]) -> None:
+def _key_rows(sqlite: bool, types: Sequence[Any]) -> Subquery:
+    """The bound JSON list of keys as rows k0, k1 …: a join with it finds each key by the index, where SQLite would scan the
+    whole table for `(a, b) IN (VALUES …)`, and one parameter keeps the statement the same for any number of keys."""
+    if sqlite:
+        given = func.json_each(bindparam("keys", type_=Text)).table_valued("value")
+        parts = [func.json_extract(given.c.value, f"$[{number}]") for number in range(len(types))]
+    else:
+        given = func.json_array_elements(cast(bindparam("keys", type_=Text), JSON)).table_valued("value")
+        parts = [cast(given.c.value.op("->>")(number), type_) for number, type_ in enumerate(types)]
+    return select(*[part.label(f"k{number}") for number, part in enumerate(parts)]).subquery("wanted")
+
+
+def upsert(connection: Connection, model: Projection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert rows (in the store's encodings), or replace those of the same key."""
+    if rows:
+        _upsert_statement(model, connection.dialect).execute(connection, rows)
+
+
+def insert_rows(connection: Connection, model: Projection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert rows (in the store's encodings) into the model's table of that name."""
+    plain = _plain(model, name)
+    BulkInsert(plain.insert(), plain, connection.dialect).execute(connection, rows)
+
+
+@lru_cache(maxsize=64)
+def _upsert_statement(model: Projection, dialect: Dialect) -> BulkInsert:
     plain = _plain(model)
-    names = [column.name for column in model.columns]
-    values = [dict(zip(names, row, strict=True)) for row in rows]
-    if not values:
-        return
-    insert = (sqlite if is_sqlite(connection.engine) else postgresql).insert(plain)
-    rest = {name: insert.excluded[name] for name in names if name not in model.key}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(model.key), set_=rest), values)
+    insert = (sqlite if dialect.name == "sqlite" else postgresql).insert(plain)
+    rest = {column.name: insert.excluded[column.name] for column in plain.c if column.name not in model.key}
+    return BulkInsert(insert.on_conflict_do_update(index_elements=list(model.key), set_=rest), plain, dialect)
 
 
-def delete_keys(connection: Connection, model: Projection, keys: Sequence[tuple[Any, ...]]) -> None:
-    """Delete the rows with these keys."""
-    plain = _plain(model)
-    columns = tuple_(*[plain.c[name] for name in model.key])
-    for start in range(0, len(keys), KEYS_IN_A_QUERY):
-        connection.execute(plain.delete().where(columns.in_(keys[start : start + KEYS_IN_A_QUERY])))
-
-
-def _plain(model: Projection) -> Any:
+@lru_cache(maxsize=64)
+def _plain(model: Projection, name: str | None = None) -> Table:
     """The table without value conversion: rows cross to DuckDB and back in the store's own encodings."""
-    cached = _PLAIN.get(model.name)
-    if cached is None or cached[0] is not model:
-        from sqlalchemy import BigInteger, Boolean, Column, MetaData, Table, Text
-
-        kinds: dict[str, Any] = {"bigint": BigInteger, "timestamp": BigInteger, "boolean": Boolean}
-        columns = [Column(each.name, kinds.get(each.type, Text), primary_key=each.name in model.key) for each in model.columns]
-        cached = (model, Table(model.name, MetaData(), *columns))
-        _PLAIN[model.name] = cached
-    return cached[1]
-
-
-_PLAIN: dict[str, tuple[Projection, Any]] = {}
+    kinds: dict[str, Any] = {"bigint": BigInteger, "timestamp": BigInteger, "boolean": Boolean}
+    columns = [Column(each.name, kinds.get(each.type, Text), primary_key=each.name in model.key) for each in model.columns]
+    return Table(name or model.name, MetaData(), *columns)
 
 
 def check_versions(connection: Connection) -> None:

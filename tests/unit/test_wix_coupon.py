@@ -115,7 +115,7 @@ TIME_SPELLINGS: list[Callable[[datetime], Any]] = [
     lambda moment: moment.isoformat(),
     iso_milliseconds,
 ]
-ABSENT_SPELLINGS = (None, {"value": None}, {})
+ABSENT_SPELLINGS: tuple[Any, ...] = (None, {"value": None}, {})
 
 
 @st.composite

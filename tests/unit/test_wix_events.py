@@ -238,8 +238,9 @@ def test_an_empty_text_is_absent() -> None:
     ],
 )
 def test_an_entity_as_json_text_is_the_entity(slug: str, holder: str, field: str) -> None:
-    as_object = rest(slug, **{holder: {field: COUPON}})
-    assert rest(slug, **{holder: {f"{field}AsJson": json.dumps(COUPON)}}) == as_object
+    as_object = read_rest(domain_event(slug) | {holder: {field: COUPON}}, site_id=SITE)
+    as_text = read_rest(domain_event(slug) | {holder: {f"{field}AsJson": json.dumps(COUPON)}}, site_id=SITE)
+    assert as_text == as_object
     assert as_object.coupon is not None
 
 

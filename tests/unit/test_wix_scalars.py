@@ -193,7 +193,7 @@ def test_what_is_not_an_amount_below_a_million_million_is_refused(spelling: Any)
     ("spelling", "flag"),
     [(True, True), (False, False), ({"value": True}, True), ("true", True), ("FALSE", False), (1, True), (0, False)],
 )
-def test_a_flag_is_true_or_false_in_every_spelling(spelling: Any, flag: bool) -> None:  # noqa: FBT001
+def test_a_flag_is_true_or_false_in_every_spelling(spelling: Any, flag: bool) -> None:
     assert scalars.flag(spelling, "x") is flag
 
 

@@ -1,12 +1,11 @@
 -- projection: redemptions
 -- version: 1
 -- from: facts
--- key: site_id, coupon_id, redemption_id
+-- key: site_id, coupon_id, order_id
 -- about: Every use of a coupon, once: Wix reports an order on completion and again when it is marked as paid.
 -- column: site_id          text       the site (Wix app instance) that the coupon belongs to
 -- column: coupon_id        text       Wix's id of the coupon
--- column: redemption_id    text       the order's id; for a use reported without one, `event:` and the event's id
--- column: order_id         text       the order (`wixAppOrderId`); null where none was reported
+-- column: order_id         text       the order (`wixAppOrderId`); for a use reported without one, `event:` and the event's id
 -- column: redeemed_at      timestamp  the time of the earliest report of this use
 -- column: event_id         text       the event that is the earliest report
 -- column: app_id           text       the app the order was made in (`wixAppId`), as the earliest report says
@@ -18,8 +17,7 @@
 SELECT
     site_id,
     coupon_id,
-    coalesce(order_id, 'event:' || event_id)    AS redemption_id,
-    order_id,
+    coalesce(order_id, 'event:' || event_id)    AS order_id,
     event_time                                  AS redeemed_at,
     event_id,
     app_id,
@@ -34,13 +32,12 @@ WITH merged AS (
     SELECT
         site_id,
         coupon_id,
-        redemption_id,
-        max(order_id)                                                                           AS order_id,
+        order_id,
         min({'at': redeemed_at, 'event_id': event_id, 'app_id': app_id, 'code': code})          AS first,
         CASE WHEN count(*) > 1 OR count(later_event_ids) > 0 THEN list(event_id) END            AS firsts,
         list(later_event_ids) FILTER (later_event_ids IS NOT NULL)                              AS laters
     FROM partial
-    GROUP BY site_id, coupon_id, redemption_id
+    GROUP BY site_id, coupon_id, order_id
 ),
 listed AS (
     SELECT
@@ -55,7 +52,6 @@ listed AS (
 SELECT
     site_id,
     coupon_id,
-    redemption_id,
     order_id,
     first.at                                    AS redeemed_at,
     first.event_id                              AS event_id,
