@@ -1,3 +1,27 @@
-"""An event-sourced audit store for Wix coupon events."""
+"""An event-sourced audit store for Wix coupon events.
+
+`EventStore.open(url)` is the way in; `Event` is the one type that everything speaks. Both are imported on first use, so that
+`eventstore --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventstore.errors import EventStoreError
+    from eventstore.event import Event
+    from eventstore.store import EventStore
 
 __version__ = "0.1.0"
+__all__ = ["Event", "EventStore", "EventStoreError", "__version__"]
+
+_HOMES = {"Event": "eventstore.event", "EventStore": "eventstore.store", "EventStoreError": "eventstore.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

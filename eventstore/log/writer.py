@@ -178,15 +178,41 @@ class Writer:
             self._on_commit(position)
 
     def _write_apart(self, batch: list[_Request], error: BaseException) -> None:
-        """One bad entry never fails its batch: the callers' pieces are tried alone, and the guilty one gets the error."""
+        """One bad entry never fails its batch: pieces are tried alone, then entries, and the guilty one is quarantined."""
         if len(batch) > 1:
             for request in batch:
                 self._write([request])
             return
-        message = f"the log refused the event: {getattr(error, 'orig', None) or error}"
-        wrapped = EventStoreError(message)
-        wrapped.__cause__ = error
-        batch[0].future.set_exception(wrapped)
+        request = batch[0]
+        try:
+            if len(request.entries) > 1:
+                outcomes = [self._write_alone(entry) for entry in request.entries]
+            else:
+                outcomes = [self._quarantine(request.entries[0], error)]
+        except BaseException as final:  # noqa: BLE001 - as above
+            request.future.set_exception(final)
+            return
+        request.future.set_result(outcomes)
+
+    def _write_alone(self, entry: Entry) -> Outcome:
+        try:
+            outcomes, position = self._commit_with_retries([entry])
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever the database says against this entry, the next may be good
+            return self._quarantine(entry, error)
+        if position is not None and self._on_commit is not None:
+            self._on_commit(position)
+        return outcomes[0]
+
+    def _quarantine(self, entry: Entry, error: BaseException) -> Outcome:
+        """Keep an entry that the database would not take as an event. Raises EventStoreError if it will not keep it at all."""
+        reason = f"the log refused the event: {getattr(error, 'orig', None) or error}"
+        if isinstance(entry, Rejected):
+            raise EventStoreError(reason) from error
+        body = entry.payload if entry.original is None else zlib.decompress(entry.original)
+        kept = Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body)
+        return self._commit_with_retries([kept])[0][0]
 
     def _commit_with_retries(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
         for attempt in range(1, ATTEMPTS + 1):

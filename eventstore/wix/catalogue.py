@@ -44,6 +44,9 @@ LOYALTY_COUPON_FQDN: Final = "wix.loyalty.v1.coupon"
 OBSERVED: Final = "coupon.observed"
 """The type of an imported snapshot: something we saw, not something Wix told."""
 
+OWN_TYPES: Final = ("coupon.", "loyalty_coupon.", "subject.")
+"""Types that begin so are given by the store alone: no `eventType` from outside may pass for one of them."""
+
 FAMILIES: Final[tuple[Family, ...]] = (
     Family("coupon.created", Subject.COUPON, COUPON_FQDN, "created", "wixMarketing_onCouponCreated", needs_body=True),
     Family("coupon.updated", Subject.COUPON, COUPON_FQDN, "updated", "wixMarketing_onCouponUpdated", needs_body=True),
@@ -65,7 +68,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
 
 BY_HANDLER: Final[Mapping[str, Family]] = MappingProxyType({f.handler: f for f in FAMILIES if f.handler is not None})
 BY_EVENT_TYPE: Final[Mapping[str, Family]] = MappingProxyType({f.event_type: f for f in FAMILIES})
-BY_TYPE: Final[Mapping[str, Family]] = MappingProxyType({f.type: f for f in FAMILIES})
 
 HANDLERS: Final[Mapping[str, str]] = MappingProxyType({name: family.type for name, family in BY_HANDLER.items()})
 """Velo handler name → canonical type."""

@@ -9,8 +9,8 @@ from eventstore.errors import UnreadableDelivery
 from eventstore.event import Event, Source
 from eventstore.wix import scalars
 from eventstore.wix.catalogue import HANDLERS
-from eventstore.wix.rest import named_site, open_payload, read_rest
-from eventstore.wix.sdk import read_sdk
+from eventstore.wix.rest import envelope_site, open_payload, read_rest
+from eventstore.wix.sdk import metadata_site, read_sdk
 from eventstore.wix.snapshot import read_snapshot
 from eventstore.wix.velo import read_velo
 
@@ -69,7 +69,7 @@ def site_of(body: dict[str, Any]) -> str | None:
     if not isinstance(body, dict):
         return None
     try:
-        return named_site(body, *open_payload(body))
+        return metadata_site(body) or envelope_site(*open_payload(body))
     except UnreadableDelivery:
         return None
 

@@ -10,7 +10,7 @@ from eventstore.wix import scalars
 from eventstore.wix.catalogue import BY_EVENT_TYPE
 from eventstore.wix.decode import decode_text
 from eventstore.wix.domain import domain_event, read_json_member
-from eventstore.wix.sdk import type_of
+from eventstore.wix.sdk import metadata_site, type_of
 
 _BODIES: Final = (
     ("createdEvent", "entity"),
@@ -47,7 +47,8 @@ def read_envelope(body: dict[str, Any], *, site_id: str | None = None) -> Event:
     none. Raises UnreadableDelivery.
     """
     envelope, at = open_payload(body)
-    site = named_site(body, envelope, at) or site_id
+    # Metadata has no place here; but where it names a site, `site_of` says so, and both must agree.
+    site = metadata_site(body) or envelope_site(envelope, at) or site_id
     if not site:
         raise UnreadableDelivery(
             "missing; the event does not say of which site it is", where=scalars.path(at, "instanceId")
@@ -66,11 +67,8 @@ def open_payload(body: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return body, ""
 
 
-def named_site(body: dict[str, Any], envelope: dict[str, Any], at: str) -> str | None:
-    """The site that `body` names, by its metadata or by the `envelope` in it, which stands at `at`."""
-    metadata = body.get("metadata")
-    if isinstance(metadata, dict) and (site := scalars.ident(metadata.get("instanceId"), "metadata.instanceId")):
-        return site
+def envelope_site(envelope: dict[str, Any], at: str) -> str | None:
+    """The site that the envelope at `at` names."""
     return scalars.ident(envelope.get("instanceId"), scalars.path(at, "instanceId"))
 
 

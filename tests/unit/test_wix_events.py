@@ -86,6 +86,17 @@ def test_an_event_of_another_family_is_kept_under_its_event_type() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fqdn", "slug"),
+    [("loyalty", "coupon.created"), ("coupon.created", "x"), ("subject.erased", "x"), ("coupon.observed", "x")],
+)
+def test_no_event_from_outside_passes_for_one_of_the_stores_own(fqdn: str, slug: str) -> None:
+    with pytest.raises(UnreadableDelivery, match="the store's own"):
+        rest(slug, fqdn)
+    with pytest.raises(UnreadableDelivery, match="the store's own"):
+        sdk(metadata={"entityFqdn": None, "slug": None, "eventType": fqdn if slug == "x" else f"{fqdn}_{slug}"})
+
+
+@pytest.mark.parametrize(
     ("fields", "body"),
     [
         ({"createdEvent": {"entityAsJson": '{"b":1,"_a":{"value":2}}'}}, {"a": {"value": 2}, "b": 1}),
@@ -417,6 +428,10 @@ def test_an_sdk_event_belongs_to_its_instance_or_else_to_the_default() -> None:
 def test_no_body_reaches_a_third_site() -> None:
     body = {"metadata": {"instanceId": "a"}, "instanceId": "b", "eventType": "x", "data": domain_event("deleted")}
     assert read_envelope(body).site_id == site_of(body) == "a"
+    unreadable: tuple[Any, ...] = (None, "{", [], {"instanceId": "b"})
+    for data in unreadable:
+        told = {"metadata": {"instanceId": "a", "entityFqdn": FQDN, "slug": "created"}, "entity": COUPON, "data": data}
+        assert site_of(told) == "a"
 
 
 # --- telling the route ------------------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""From bytes to log entries: one delivery, or a file of them.
+
+A file or batch is NDJSON, one delivery a line, or one JSON document. A line is either the delivery itself or a delivery
+wrapped with what its body does not say: `{"route": "velo", "handler": "wixMarketing_onCouponCreated", "body": {…}}`; the
+wrapper may also name the `site` and, for snapshots, `observed_at`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from eventstore import wix
+from eventstore.errors import EventStoreError, InputError, UnreadableDelivery
+from eventstore.event import Source
+from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, now, prepare
+
+CHUNK_LINES = 500
+"""Lines handed to the writer as one piece: enough to spread a commit, little enough to answer early."""
+CHUNKS_UNDER_WAY = 4
+"""Pieces between reading and commit at once: keeps the writer busy while memory stays bounded."""
+
+SiteOf = Callable[[str | None], str]
+"""Given the site that a body names (or None), the site it is filed under; may raise NotAllowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is known of a delivery besides its body. `route` None: find out from the body's shape."""
+
+    route: str | None = None
+    handler: str | None = None
+    observed_at: datetime | None = None
+
+
+def read_delivery(body: bytes, how: Route, site_of: SiteOf) -> list[Prepared | Rejected]:
+    """The log entries of one delivery, its exact bytes kept with each event.
+
+    What is JSON but cannot become an event gives a Rejected, for quarantine. Raises UnreadableDelivery (malformed) for what
+    is not JSON, UnknownHandler, InputError for a wrong wrapper, and what `site_of` raises.
+    """
+    document = wix.decode(body)
+    inner, how = _unwrap(document, how)
+    site_id = site_of(_named_site(document, inner))
+    try:
+        events = wix.read(
+            inner, route=how.route, handler=how.handler, site_id=site_id, observed_at=how.observed_at or now()
+        )
+    except UnreadableDelivery as error:
+        if error.malformed:
+            raise
+        route = how.route or "unknown"
+        return [Rejected.of(error, site_id=site_id, route=route, handler=how.handler, body=body)]
+    if len(events) == 1:
+        return [prepare(events[0], body, handler=how.handler)]
+    # A page of many coupons is kept a coupon at a time, each with its own part of the page, readable on its own.
+    parts = inner.get("coupons", [])
+    return [
+        prepare(event, orjson.dumps({"coupons": [part]}), handler=how.handler)
+        for event, part in zip(events, parts, strict=True)
+    ]
+
+
+def _named_site(document: dict[str, Any], inner: dict[str, Any]) -> str | None:
+    wrapped = document.get("site") if inner is not document else None
+    if wrapped is None:
+        return wix.site_of(inner)
+    if not isinstance(wrapped, str) or not 1 <= len(wrapped) <= 200 or not wrapped.isprintable():
+        raise InputError("site must be a text of 1 to 200 printable characters")
+    return wrapped
+
+
+def _unwrap(document: dict[str, Any], how: Route) -> tuple[dict[str, Any], Route]:
+    body = document.get("body")
+    route = document.get("route")
+    if not isinstance(body, dict) or not isinstance(route, str):
+        return document, how
+    if route not in set(Source):
+        raise InputError(f"unknown route {route!r}; routes are {', '.join(Source)}")
+    handler = document.get("handler")
+    observed_at = how.observed_at
+    if isinstance(document.get("observed_at"), str):
+        try:
+            observed_at = datetime.fromisoformat(document["observed_at"])
+        except ValueError as error:
+            raise InputError(f"observed_at is not a time: {document['observed_at']!r}; write it as ISO 8601") from error
+        if observed_at.tzinfo is None:
+            raise InputError(f"observed_at has no time zone: {document['observed_at']!r}; end it with Z or an offset")
+    return body, Route(route, handler if isinstance(handler, str) else how.handler, observed_at)
+
+
+@dataclass(frozen=True, slots=True)
+class LineAnswer:
+    """What became of one line: the outcomes of its events, or the error it was refused for (nothing of it is kept then)."""
+
+    line: int
+    outcomes: tuple[Outcome, ...] = ()
+    error: EventStoreError | None = None
+
+    @property
+    def outcome(self) -> str:
+        """appended, duplicate, conflict, quarantined, refused, or mixed (a page whose events fared differently)."""
+        if self.error is not None:
+            return "refused"
+        kinds = {outcome.kind.value for outcome in self.outcomes}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+
+@dataclass(slots=True)
+class IngestSummary:
+    """Totals of an ingestion: lines read, and events by outcome (refused ones count lines)."""
+
+    lines: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    last_position: int = 0
+
+    def add(self, answer: LineAnswer) -> None:
+        self.lines += 1
+        if answer.error is not None:
+            self._count("refused")
+        for outcome in answer.outcomes:
+            self._count(outcome.kind.value)
+            if outcome.kind is OutcomeKind.APPENDED and outcome.position is not None:
+                self.last_position = max(self.last_position, outcome.position)
+
+    def _count(self, kind: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+
+
+Submit = Callable[[list[Prepared | Rejected]], Future[list[Outcome]]]
+
+
+def ingest_lines(
+    lines: Iterable[tuple[int, bytes]], how: Route, site_of: SiteOf, submit: Submit
+) -> Iterator[LineAnswer]:
+    """Read and append numbered lines, giving one answer a line, in order, each once it is durable. Blank lines are skipped.
+
+    Memory is bounded: at most CHUNKS_UNDER_WAY pieces are between reading and commit. What `submit` raises goes through
+    (StoreUnavailable: the lines not answered are not in the log).
+    """
+    under_way: deque[_Chunk] = deque()
+    chunk = _Chunk()
+    for number, line in lines:
+        if not line.strip():
+            continue
+        chunk.add(number, line, how, site_of)
+        if chunk.lines >= CHUNK_LINES:
+            under_way.append(chunk.send(submit))
+            chunk = _Chunk()
+            if len(under_way) >= CHUNKS_UNDER_WAY:
+                yield from under_way.popleft().answers()
+    if chunk.lines:
+        under_way.append(chunk.send(submit))
+    while under_way:
+        yield from under_way.popleft().answers()
+
+
+class _Chunk:
+    """Consecutive lines on their way into the log."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, int | EventStoreError]] = []
+        self._entries: list[Prepared | Rejected] = []
+        self._future: Future[list[Outcome]] | None = None
+
+    @property
+    def lines(self) -> int:
+        return len(self._parts)
+
+    def add(self, number: int, line: bytes, how: Route, site_of: SiteOf) -> None:
+        try:
+            entries = read_delivery(line, how, site_of)
+        except EventStoreError as error:
+            self._parts.append((number, error))
+            return
+        self._parts.append((number, len(entries)))
+        self._entries.extend(entries)
+
+    def send(self, submit: Submit) -> _Chunk:
+        self._future = submit(self._entries)
+        return self
+
+    def answers(self) -> Iterator[LineAnswer]:
+        assert self._future is not None
+        outcomes = iter(self._future.result())
+        for number, part in self._parts:
+            if isinstance(part, EventStoreError):
+                yield LineAnswer(number, error=part)
+            else:
+                yield LineAnswer(number, tuple(next(outcomes) for _ in range(part)))
+
