@@ -40,7 +40,9 @@ class Token:
     def require(self, scope: Scope) -> None:
         """Raise NotAllowed unless the token has the scope."""
         if scope not in self.scopes and Scope.ADMIN not in self.scopes:
-            raise NotAllowed(f"the token {self.name!r} lacks the scope {scope}; make one with `eventstore token create`")
+            raise NotAllowed(
+                f"the token {self.name!r} lacks the scope {scope}; make one with `eventstore token create`"
+            )
 
     def site_for(self, named: str | None, default: str) -> str:
         """The site that an event or a question belongs to. Raises NotAllowed if it names another than the token's."""

@@ -25,7 +25,9 @@ class Settings(BaseSettings):
     port: int = Field(8787, ge=0, le=65535, description="The port that `serve` listens on; 0 takes a free one.")
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="The largest delivery, in bytes; larger ones get 413.")
     max_batch_bytes: int = Field(
-        268_435_456, ge=1_024, description="The largest NDJSON batch, in bytes; its lines are bounded by max_body_bytes."
+        268_435_456,
+        ge=1_024,
+        description="The largest NDJSON batch, in bytes; its lines are bounded by max_body_bytes.",
     )
     queue_events: int = Field(20_000, ge=1, description="Events that may wait for the writer; past that, 503.")
 
@@ -35,8 +37,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 

@@ -59,7 +59,11 @@ class NotFound(EventStoreError):
 
 
 class NotAllowed(EventStoreError):
-    """The token is missing, unknown or revoked, lacks the scope, or is bound to another site."""
+    """The token lacks the scope, or is bound to another site."""
+
+
+class NotAuthenticated(NotAllowed):
+    """The token is missing, unknown or revoked."""
 
 
 class ProjectionError(EventStoreError):

@@ -174,7 +174,6 @@ class Event(_Frozen):
     coupon_id: Id | None = None
     event_time: UtcTime
     anonymize: bool = False
-    restored: bool = False
     order_id: Id | None = None
     app_id: Id | None = None
     coupon: Coupon | None = None
@@ -184,6 +183,7 @@ class Event(_Frozen):
     source: Source
     site_id: Id
     sequence: Count | None = None
+    restored: bool = False
     originated_from: Text | None = None
     actor: Actor | None = None
     account: Account | None = None
@@ -209,11 +209,12 @@ class Event(_Frozen):
 
     def content_json(self) -> bytes:
         """The canonical JSON of what happened, without how it was told. Keys in declared order, null fields left out."""
-        return _TO_JSON(self, exclude=_TOLD, exclude_none=True)
+        content: bytes = _TO_JSON(self, exclude=_TOLD, exclude_none=True)
+        return content
 
     def encode(self) -> tuple[bytes, bytes]:
         """`(payload, content_hash)`: the canonical JSON that the log stores, and the SHA-256 of its content part."""
-        payload = _TO_JSON(self, exclude_none=True)
+        payload: bytes = _TO_JSON(self, exclude_none=True)
         if self.changed is None:
             # Writing the content a second time would cost half as much again. Behind `source` stand only plain values, in
             # which a quote is escaped, so its last occurrence is the border; `changed` alone could hold a key of that name.
@@ -238,7 +239,7 @@ _PERSONAL_ACTORS = {
     "ANONYMOUS_VISITOR": "identity.anonymousVisitorId",
     "WIX_USER": "identity.wixUserId",
 }
-_TOLD = {"source", "site_id", "sequence", "originated_from", "changed", "actor", "account"}
+_TOLD = {"source", "site_id", "sequence", "restored", "originated_from", "changed", "actor", "account"}
 _BORDER = b',"source":"'
 _TO_JSON: Any = Event.__pydantic_serializer__.to_json
 

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from eventstore import wix
-from eventstore.errors import EventStoreError, InputError, UnreadableDelivery
+from eventstore.errors import DeliveryTooLarge, EventStoreError, InputError, UnreadableDelivery
 from eventstore.event import Source
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, now, prepare
 
@@ -137,19 +137,27 @@ Submit = Callable[[list[Prepared | Rejected]], Future[list[Outcome]]]
 
 
 def ingest_lines(
-    lines: Iterable[tuple[int, bytes]], how: Route, site_of: SiteOf, submit: Submit
+    lines: Iterable[tuple[int, bytes]],
+    how: Route,
+    site_of: SiteOf,
+    submit: Submit,
+    *,
+    max_line_bytes: int | None = None,
 ) -> Iterator[LineAnswer]:
     """Read and append numbered lines, giving one answer a line, in order, each once it is durable. Blank lines are skipped.
 
-    Memory is bounded: at most CHUNKS_UNDER_WAY pieces are between reading and commit. What `submit` raises goes through
-    (StoreUnavailable: the lines not answered are not in the log).
+    A line over `max_line_bytes` is refused. Memory is bounded: at most CHUNKS_UNDER_WAY pieces are between reading and
+    commit. What `submit` raises goes through (StoreUnavailable: the lines not answered are not in the log).
     """
     under_way: deque[_Chunk] = deque()
     chunk = _Chunk()
     for number, line in lines:
         if not line.strip():
             continue
-        chunk.add(number, line, how, site_of)
+        if max_line_bytes is not None and len(line.rstrip(b"\r\n")) > max_line_bytes:
+            chunk.refuse(number, DeliveryTooLarge(f"the line is over the limit of {max_line_bytes} bytes"))
+        else:
+            chunk.add(number, line, how, site_of)
         if chunk.lines >= CHUNK_LINES:
             under_way.append(chunk.send(submit))
             chunk = _Chunk()
@@ -177,10 +185,13 @@ class _Chunk:
         try:
             entries = read_delivery(line, how, site_of)
         except EventStoreError as error:
-            self._parts.append((number, error))
+            self.refuse(number, error)
             return
         self._parts.append((number, len(entries)))
         self._entries.extend(entries)
+
+    def refuse(self, number: int, error: EventStoreError) -> None:
+        self._parts.append((number, error))
 
     def send(self, submit: Submit) -> _Chunk:
         self._future = submit(self._entries)
@@ -194,4 +205,3 @@ class _Chunk:
                 yield LineAnswer(number, error=part)
             else:
                 yield LineAnswer(number, tuple(next(outcomes) for _ in range(part)))
-

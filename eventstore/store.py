@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from sqlalchemy import func, select
 
 from eventstore import access
 from eventstore.config import DEFAULT_SITE, DEFAULT_URL
-from eventstore.errors import EventStoreError, InputError, NotFound
+from eventstore.errors import InputError, NotFound, StoreUnavailable
 from eventstore.event import Event
 from eventstore.ingest import CHUNK_LINES, IngestSummary, LineAnswer, Route, ingest_lines, read_delivery
 from eventstore.log import reader, schema
@@ -23,6 +24,7 @@ from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, p
 from eventstore.log.tables import quarantine
 from eventstore.log.writer import QUEUE_EVENTS, Writer
 from eventstore.projections import tables, views
+from eventstore.projections.catalogue import projections
 from eventstore.projections.views import CouponState
 
 if TYPE_CHECKING:
@@ -131,18 +133,29 @@ class EventStore:
         for event in events:
             chunk.append(prepare(event))
             if len(chunk) == CHUNK_LINES * 4:
-                under_way.append(self.submit(chunk))
+                under_way.append(self.submit_patiently(chunk))
                 chunk = []
-                if len(under_way) == 3:  # noqa: PLR2004 - one being written, one ready, one being prepared
+                if len(under_way) == 3:
                     yield from under_way.pop(0).result()
         if chunk:
-            under_way.append(self.submit(chunk))
+            under_way.append(self.submit_patiently(chunk))
         for future in under_way:
             yield from future.result()
 
     def submit(self, entries: list[Prepared | Rejected]) -> Future[list[Outcome]]:
         """Hand prepared entries to the writer; the future gives one outcome each. Raises StoreUnavailable when too many wait."""
         return self._writer.submit(entries)
+
+    def submit_patiently(self, entries: list[Prepared | Rejected]) -> Future[list[Outcome]]:
+        """`submit` for bulk callers, who wait for room in the queue rather than fail: up to APPEND_TIMEOUT seconds."""
+        deadline = time.monotonic() + APPEND_TIMEOUT
+        while True:
+            try:
+                return self.submit(entries)
+            except StoreUnavailable:
+                if time.monotonic() > deadline or self._writer.closing:
+                    raise
+                time.sleep(0.02)
 
     def receive(
         self, body: bytes, *, route: str | None = None, handler: str | None = None, site: str | None = None
@@ -166,7 +179,9 @@ class EventStore:
     ) -> IngestSummary:
         """Take in numbered lines, one delivery each (see `eventstore.ingest`); totals at the end, an answer a line meanwhile."""
         summary = IngestSummary()
-        for answer in ingest_lines(lines, Route(route, handler, observed_at), self._site_rule(site), self.submit):
+        for answer in ingest_lines(
+            lines, Route(route, handler, observed_at), self._site_rule(site), self.submit_patiently
+        ):
             summary.add(answer)
             if on_answer is not None:
                 on_answer(answer)
@@ -191,9 +206,7 @@ class EventStore:
         type_: str | None = None,
     ) -> list[RecordedEvent]:
         """A page of events with positions above `after`, in order."""
-        return reader.read(
-            self.engine, after=after, limit=limit, site_id=site_id, coupon_id=coupon_id, type_=type_
-        )
+        return reader.read(self.engine, after=after, limit=limit, site_id=site_id, coupon_id=coupon_id, type_=type_)
 
     def stream(self, *, after: int = 0, until: int | None = None) -> Iterator[RecordedEvent]:
         """Every event above `after`, in order, up to `until` (default: the head now), in bounded memory."""
@@ -250,7 +263,7 @@ class EventStore:
         return views.coupons(self.engine, site_id=site_id, code=code, deleted=deleted, after=after, limit=limit)
 
     def coupon(self, coupon_id: str, *, site_id: str | None = None) -> CouponState:
-        """One coupon by its id. Raises NotFound, and InputError if several sites have one of that id and none is given."""
+        """One coupon by its id. Raises NotFound, and InputError if several sites have that id and none is given."""
         found = views.coupons(self.engine, site_id=site_id, coupon_id=coupon_id, limit=2)
         if not found:
             raise NotFound(f"no coupon {coupon_id!r} in the store")
@@ -273,16 +286,15 @@ class EventStore:
         with self.engine.connect() as connection:
             size = schema.head_size(connection)
             positions = tables.positions(connection)
-            kinds = dict(
-                connection.execute(
-                    select(quarantine.c.kind, func.count())
-                    .where(quarantine.c.resolved_at.is_(None))
-                    .group_by(quarantine.c.kind)
-                ).all()
+            open_entries = connection.execute(
+                select(quarantine.c.kind, func.count())
+                .where(quarantine.c.resolved_at.is_(None))
+                .group_by(quarantine.c.kind)
             )
+            kinds: dict[str, int] = {kind: count for kind, count in open_entries}
             rows = {
                 model.name: int(connection.execute(select(func.count()).select_from(model.table)).scalar_one())
-                for model in tables.projections()
+                for model in projections()
             }
         last = self.read(after=size - 1, limit=1) if size else []
         return Status(
@@ -301,15 +313,10 @@ class EventStore:
 
     # Access
 
-    def create_token(
-        self, *, name: str, site_id: str | None, scopes: str = "ingest,read"
-    ) -> tuple[str, access.Token]:
+    def create_token(self, *, name: str, site_id: str | None, scopes: str = "ingest,read") -> tuple[str, access.Token]:
         """Make a bearer token: `(secret, token)`. The secret is shown this once."""
         return access.create_token(self.engine, name=name, site_id=site_id, scopes=access.parse_scopes(scopes))
 
     def _committed(self, position: int) -> None:  # noqa: ARG002 - the runner looks for itself
         if self._runner is not None:
             self._runner.wake()
-
-
-__all__ = ["EventStore", "EventStoreError", "ProjectionStatus", "Status"]

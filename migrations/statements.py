@@ -15,4 +15,4 @@ def run_sql_file(name: str) -> None:
     for paragraph in text.split(SEPARATOR):
         lines = [line for line in paragraph.splitlines() if not line.startswith("--")]
         if any(line.strip() for line in lines):
-            op.get_bind().exec_driver_sql("\n".join(lines))
+            op.execute("\n".join(lines))

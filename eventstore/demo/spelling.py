@@ -212,7 +212,7 @@ def _rest(fact: Fact, *, as_json: bool) -> dict[str, Any]:
     if fact.what == "created":
         body["createdEvent"] = told("entity", coupon)
     elif fact.what == "restored":
-        assert fact.deleted_at is not None  # noqa: S101 - only a deleted coupon is restored
+        assert fact.deleted_at is not None
         body["createdEvent"] = told("entity", coupon) | {"restoreInfo": {"deletedDate": iso(fact.deleted_at)}}
     elif fact.what == "updated":
         body["updatedEvent"] = told("currentEntity", coupon) | {"modifiedFields": _paths(fact)}

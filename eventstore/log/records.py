@@ -72,9 +72,7 @@ class Rejected:
     headers: dict[str, str] | None = None
 
     @classmethod
-    def of(
-        cls, error: UnreadableDelivery, *, site_id: str, route: str, handler: str | None, body: bytes
-    ) -> Rejected:
+    def of(cls, error: UnreadableDelivery, *, site_id: str, route: str, handler: str | None, body: bytes) -> Rejected:
         """The quarantine entry for a delivery that a reader refused."""
         return cls(site_id=site_id, route=route, handler=handler, event_id=None, reason=str(error), body=body)
 

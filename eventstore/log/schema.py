@@ -104,7 +104,9 @@ def migrate(engine: Engine) -> bool:
 def _refuse_newer(connection: Connection) -> None:
     found = _revision(connection)
     if found is not None and found > HEAD_REVISION:
-        raise StoreNotReady(f"the store is of revision {found}, newer than this program's {HEAD_REVISION}: upgrade the program")
+        raise StoreNotReady(
+            f"the store is of revision {found}, newer than this program's {HEAD_REVISION}: upgrade the program"
+        )
 
 
 def require_ready(engine: Engine) -> None:
@@ -113,7 +115,9 @@ def require_ready(engine: Engine) -> None:
     if found is None:
         raise StoreNotReady(f"there is no store at {engine.url!r}; `eventstore init` makes one")
     if found != HEAD_REVISION:
-        raise StoreNotReady(f"the store is of revision {found}, this program needs {HEAD_REVISION}; run `eventstore init`")
+        raise StoreNotReady(
+            f"the store is of revision {found}, this program needs {HEAD_REVISION}; run `eventstore init`"
+        )
 
 
 def missing_guards(engine: Engine) -> list[str]:

@@ -94,6 +94,8 @@ class Writer:
         Raises StoreUnavailable at once when too much is waiting or the store is closing; the future may raise it too.
         """
         request = _Request(entries, _weight(entries), Future())
+        # Never cancelled: a caller that no longer waits (a web client gone) must not keep the writer from answering.
+        request.future.set_running_or_notify_cancel()
         if not entries:
             request.future.set_result([])
             return request.future
@@ -118,6 +120,11 @@ class Writer:
     def waiting(self) -> int:
         """Events queued and not yet taken into a batch."""
         return self._waiting_events
+
+    @property
+    def closing(self) -> bool:
+        """Whether submissions are refused for good."""
+        return self._closing
 
     def close(self) -> None:
         """Write what waits, then stop. Later submissions are refused."""

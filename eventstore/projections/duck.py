@@ -86,7 +86,8 @@ class ModelSession:
         self._partial_types = {
             model.name: dict(
                 execute(
-                    "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?", [f"{model.name}__partial"]
+                    "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?",
+                    [f"{model.name}__partial"],
                 ).fetchall()
             )
             for model in self.models
@@ -181,5 +182,3 @@ def _encode(column: ProjectionColumn) -> str:
     if column.type == "decimal":
         return f"rtrim(rtrim(CAST({name} AS VARCHAR), '0'), '.')"
     return name
-
-

@@ -9,7 +9,8 @@ SELECT
     doc.type                            AS type,
     doc.source                          AS source,
     doc.entity_id                       AS entity_id,
-    doc.coupon_id                       AS coupon_id,
+    -- An event of a coupon that does not name it is about its entity.
+    coalesce(doc.coupon_id, CASE WHEN doc.type LIKE 'coupon.%' THEN doc.entity_id END) AS coupon_id,
     make_timestamptz(event_time)        AS event_time,
     make_timestamptz(recorded_at)       AS recorded_at,
     doc.sequence                        AS sequence,

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     MetaData,
@@ -34,11 +35,14 @@ from eventstore.errors import ProjectionError
 from eventstore.log.engine import BulkInsert, is_sqlite, writing
 from eventstore.log.records import now
 from eventstore.log.tables import projection_checkpoints as checkpoints
-from eventstore.projections.catalogue import Projection, projections
+from eventstore.projections.catalogue import Projection, projections, with_dependents
 
 
 def ensure(engine: Engine) -> None:
-    """Make the tables and checkpoints that are not there; a model of another version starts over from an empty table."""
+    """Make the tables and checkpoints that are not there.
+
+    A model of another version starts over from an empty table, and so do those that share its checkpoint.
+    """
     with engine.connect() as connection:
         if versions(connection) == {model.name: model.version for model in projections()}:
             return
@@ -46,9 +50,8 @@ def ensure(engine: Engine) -> None:
         connection = writing(plain)
         with connection.begin():
             known = versions(connection)
-            for model in projections():
-                if known.get(model.name) == model.version:
-                    continue
+            stale = tuple(model.name for model in projections() if known.get(model.name) != model.version)
+            for model in with_dependents(stale) if stale else ():
                 make(connection, model, model.name)
                 set_checkpoint(connection, model, 0)
 
@@ -120,7 +123,9 @@ def _key_rows(sqlite: bool, types: Sequence[Any]) -> Subquery:
     whole table for `(a, b) IN (VALUES …)`, and one parameter keeps the statement the same for any number of keys."""
     if sqlite:
         given = func.json_each(bindparam("keys", type_=Text)).table_valued("value")
-        parts = [func.json_extract(given.c.value, f"$[{number}]") for number in range(len(types))]
+        parts: list[ColumnElement[Any]] = [
+            func.json_extract(given.c.value, f"$[{number}]") for number in range(len(types))
+        ]
     else:
         given = func.json_array_elements(cast(bindparam("keys", type_=Text), JSON)).table_valued("value")
         parts = [cast(given.c.value.op("->>")(number), type_) for number, type_ in enumerate(types)]
@@ -151,7 +156,9 @@ def _upsert_statement(model: Projection, dialect: Dialect) -> BulkInsert:
 def _plain(model: Projection, name: str | None = None) -> Table:
     """The table without value conversion: rows cross to DuckDB and back in the store's own encodings."""
     kinds: dict[str, Any] = {"bigint": BigInteger, "timestamp": BigInteger, "boolean": Boolean}
-    columns = [Column(each.name, kinds.get(each.type, Text), primary_key=each.name in model.key) for each in model.columns]
+    columns = [
+        Column(each.name, kinds.get(each.type, Text), primary_key=each.name in model.key) for each in model.columns
+    ]
     return Table(name or model.name, MetaData(), *columns)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field
 from sqlalchemy import Engine, Select, and_, case, func, or_, select, tuple_
 
 from eventstore.errors import InputError
@@ -17,12 +17,22 @@ PAGE_COUPONS = 100
 """Coupons in a page unless the caller says otherwise."""
 
 
+def _number(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+Number = Annotated[Decimal, PlainSerializer(_number, return_type=float, when_used="json")]
+"""An exact decimal in Python, a JSON number for programs: 18 digits at most, which a double holds well enough to show."""
+
+
 class CouponUse(BaseModel):
     """How often a coupon was used, by our count and by Wix's own."""
 
     model_config = ConfigDict(frozen=True)
 
-    times_used: int = Field(description="Redemptions counted from the log: one an order, however often it was reported.")
+    times_used: int = Field(
+        description="Redemptions counted from the log: one an order, however often it was reported."
+    )
     reported_usages: int | None = Field(description="Wix's own counter in the latest snapshot; null before the first.")
     first_used_at: datetime | None = Field(description="The earliest redemption.")
     last_used_at: datetime | None = Field(description="The latest redemption.")
@@ -40,7 +50,7 @@ class CouponState(BaseModel):
     code: str | None
     name: str | None
     discount_type: str | None
-    discount_value: Decimal | None
+    discount_value: Number | None
     buy_x: int | None
     get_y: int | None
     raw_type: str | None
@@ -52,7 +62,7 @@ class CouponState(BaseModel):
     created_at: datetime | None
     usage_limit: int | None
     limit_per_customer: int | None
-    minimum_subtotal: Decimal | None
+    minimum_subtotal: Number | None
     limited_to_one_item: bool | None
     applies_to_subscriptions: bool | None
     discounted_cycle_count: int | None
@@ -67,9 +77,10 @@ class CouponState(BaseModel):
     snapshot_time: datetime | None
     usage: CouponUse
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
-    def findings(self) -> tuple[str, ...]:
-        """What is odd about it, in words for people."""
+    def findings(self) -> list[str]:
+        """What is odd about it, in words: uses after deletion, counters that disagree, limits passed."""
         found = []
         if self.usage.uses_after_deletion:
             found.append(f"used {self.usage.uses_after_deletion} times after its deletion")
@@ -78,7 +89,7 @@ class CouponState(BaseModel):
             found.append(f"Wix reports {reported} uses, the log holds {self.usage.times_used}")
         if self.usage_limit is not None and self.usage.times_used > self.usage_limit:
             found.append(f"used {self.usage.times_used} times, limit {self.usage_limit}")
-        return tuple(found)
+        return found
 
 
 def coupons(

@@ -3,10 +3,14 @@
 CREATE FUNCTION eventstore_refuse() RETURNS trigger LANGUAGE plpgsql AS
 $$BEGIN RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP; END$$
 
+-- A head that ran ahead of the log could never be set back, and no event would ever be next again.
+
 CREATE FUNCTION eventstore_head_forward_only() RETURNS trigger LANGUAGE plpgsql AS
 $$BEGIN
-IF NEW.id <> 1 OR NEW.size < OLD.size OR NEW.recorded_at < OLD.recorded_at THEN
-RAISE EXCEPTION 'log_head only moves forward'; END IF; RETURN NEW; END$$
+IF NEW.id <> 1 OR NEW.recorded_at < OLD.recorded_at
+OR NOT EXISTS (SELECT FROM events WHERE position = NEW.size AND recorded_at = NEW.recorded_at)
+OR EXISTS (SELECT FROM events WHERE position > NEW.size) THEN
+RAISE EXCEPTION 'log_head only moves forward, to the last event'; END IF; RETURN NEW; END$$
 
 CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION eventstore_refuse()
 

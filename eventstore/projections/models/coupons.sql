@@ -30,7 +30,7 @@
 -- column: reported_usages     bigint     Wix's own counter `numberOfUsages` in the latest snapshot
 -- column: deleted             boolean    whether the latest of its creations and deletions is a deletion
 -- column: deleted_at          timestamp  its last deletion
--- column: restored_at         timestamp  its last creation that followed a deletion
+-- column: restored_at         timestamp  its last creation, if that followed its last deletion
 -- column: first_event_time    timestamp  the earliest event known of it
 -- column: last_event_time     timestamp  the latest event known of it
 -- column: snapshot_event_id   text       the event whose snapshot these columns show; null when none carried one

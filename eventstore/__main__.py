@@ -1,0 +1,5 @@
+"""`python -m eventstore`: the same as the command `eventstore`."""
+
+from eventstore.cli.main import main
+
+main()

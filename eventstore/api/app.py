@@ -1,0 +1,48 @@
+"""The app: routes, errors and lifetime put together in one place."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse
+
+from eventstore import __version__
+from eventstore.api import coupons, deliveries, health, problems
+from eventstore.api.context import Context
+from eventstore.config import Settings
+from eventstore.store import EventStore
+
+DESCRIPTION = """\
+An append-only log of Wix coupon events, with projections that follow it.
+
+Send events with a token of the scope `ingest`; a 200 is given only after they are durable, and says what became of each.
+Read with a token of the scope `read`. Errors are problem details (RFC 9457).
+"""
+
+
+def create_app(store: EventStore, settings: Settings) -> FastAPI:
+    """The app over an open store, which it closes when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        store.start_projections()
+        yield
+        await run_in_threadpool(store.close)
+
+    app: FastAPI = FastAPIOffline(
+        title="Coupon event store", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None
+    )
+    app.state.context = Context(store, settings)
+    problems.install(app)
+    for resource in (deliveries, coupons, health):
+        app.include_router(resource.router)
+
+    @app.get("/", include_in_schema=False)
+    def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    return app

@@ -1,0 +1,35 @@
+"""Whether the server is alive and how far its projections are."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from eventstore.api.context import Here
+
+router = APIRouter(tags=["operation"])
+
+
+class Health(BaseModel):
+    """The server's health."""
+
+    status: str = Field(description="`ok`, or `degraded` when the projections cannot follow the log.")
+    version: str
+    head: int = Field(description="The position of the last event.")
+    projected: int = Field(description="The position that the projections have reached.")
+    problem: str | None = Field(default=None, description="What keeps the projections from following.")
+
+
+@router.get("/healthz", summary="Is the server well?")
+def healthz(here: Here) -> Health:
+    """Reads the log's head and the projections' position; needs no token and tells nothing about the events."""
+    from eventstore import __version__
+
+    problem = here.store.runner.last_error
+    return Health(
+        status="ok" if problem is None else "degraded",
+        version=__version__,
+        head=here.store.head(),
+        projected=here.store.runner.position(),
+        problem=problem,
+    )

@@ -1,0 +1,128 @@
+"""Errors as problem details (RFC 9457): every answer that is not a success says what was wrong and what to do."""
+
+from __future__ import annotations
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from eventstore.errors import (
+    DeliveryTooLarge,
+    EventStoreError,
+    InputError,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    StoreUnavailable,
+    UnknownHandler,
+    UnreadableDelivery,
+)
+
+PROBLEM_JSON = "application/problem+json"
+_log = logging.getLogger("eventstore.api")
+
+_STATUS: tuple[tuple[type[EventStoreError], HTTPStatus], ...] = (
+    (NotAuthenticated, HTTPStatus.UNAUTHORIZED),
+    (NotAllowed, HTTPStatus.FORBIDDEN),
+    (UnknownHandler, HTTPStatus.NOT_FOUND),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (DeliveryTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnreadableDelivery, HTTPStatus.BAD_REQUEST),
+    (InputError, HTTPStatus.BAD_REQUEST),
+    (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+
+
+def problem(error: EventStoreError) -> dict[str, Any]:
+    """The problem details of one of our errors."""
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+    details: dict[str, Any] = {
+        "type": f"urn:eventstore:problem:{_kebab(type(error).__name__)}",
+        "title": _TITLES.get(type(error), status.phrase),
+        "status": int(status),
+        "detail": str(error),
+    }
+    if isinstance(error, UnknownHandler):
+        details["known_handlers"] = list(error.known)
+    if isinstance(error, UnreadableDelivery) and error.where:
+        details["where"] = error.where
+    return details
+
+
+_TITLES: dict[type[EventStoreError], str] = {
+    UnreadableDelivery: "The delivery cannot be read",
+    UnknownHandler: "Unknown handler",
+    DeliveryTooLarge: "The delivery is too large",
+    StoreUnavailable: "The store cannot take events now",
+    NotAuthenticated: "A bearer token is needed",
+    NotAllowed: "The token does not allow this",
+    NotFound: "Not found",
+    InputError: "The request is wrong",
+}
+
+
+def _kebab(name: str) -> str:
+    return "".join("-" + letter.lower() if letter.isupper() else letter for letter in name).lstrip("-")
+
+
+def problem_response(details: dict[str, Any], headers: dict[str, str] | None = None) -> JSONResponse:
+    """An answer with these problem details."""
+    return JSONResponse(details, status_code=details["status"], headers=headers, media_type=PROBLEM_JSON)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app as problem details."""
+    app.add_exception_handler(EventStoreError, _ours)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EventStoreError)
+    headers = {}
+    if isinstance(error, StoreUnavailable):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, NotAuthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="eventstore"'
+    return problem_response(problem(error), headers)
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    details = {"type": "about:blank", "title": phrase, "status": error.status_code, "detail": str(error.detail)}
+    return problem_response(details, dict(error.headers or {}))
+
+
+async def _validation(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [{"where": ".".join(str(part) for part in each["loc"]), "detail": each["msg"]} for each in error.errors()]
+    detail = "; ".join(f"{each['where']}: {each['detail']}" for each in errors)
+    details = {
+        "type": "urn:eventstore:problem:input-error",
+        "title": "The request is wrong",
+        "status": 422,
+        "detail": detail,
+        "errors": jsonable_encoder(errors),
+    }
+    return problem_response(details)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    # The path only: bodies and headers may hold personal data and tokens.
+    _log.error("unexpected error at %s %s", request.method, request.url.path, exc_info=error)
+    details = {
+        "type": "about:blank",
+        "title": "Internal error",
+        "status": 500,
+        "detail": "an unexpected error, logged by the server; nothing of this request was acknowledged",
+    }
+    return problem_response(details)

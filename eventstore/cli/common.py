@@ -1,0 +1,127 @@
+"""What the commands share: opening the store, printing for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from eventstore.config import Settings
+    from eventstore.store import EventStore
+
+NOTHING = "–"
+"""What stands in a table for an absent value."""
+PLAIN_WIDTH = 200
+"""Columns that a table may take where the output is not a terminal."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table.")
+site_option = click.option("--site", metavar="ID", help="Only this site (Wix's instance id).")
+
+
+def settings_of(ctx: click.Context, **given: object) -> Settings:
+    """The settings under the command's options."""
+    from eventstore.config import load_settings
+
+    return load_settings(url=ctx.find_root().obj, **given)
+
+
+@contextmanager
+def open_store(ctx: click.Context, *, create: bool = False, settings: Settings | None = None) -> Iterator[EventStore]:
+    """The store that `--store` or the settings name. Without `create`, a store that is not there is an error."""
+    from eventstore.store import EventStore
+
+    chosen = settings_of(ctx) if settings is None else settings
+    store = EventStore.open(chosen.url, create=create, site=chosen.site, queue_events=chosen.queue_events)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or wide enough for a file or a pipe."""
+    from rich.console import Console
+
+    plain = Console(highlight=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+
+    def default(item: Any) -> Any:
+        if isinstance(item, Decimal):
+            return float(item) if item != item.to_integral_value() else int(item)
+        if isinstance(item, frozenset | set):
+            return sorted(item)
+        if hasattr(item, "model_dump"):
+            return item.model_dump()
+        raise TypeError(type(item).__name__)
+
+    click.echo(orjson.dumps(value, default=default, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
+
+
+def cell(value: object) -> str:
+    """A value as a person would write it in a table."""
+    if value is None or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def print_table(
+    title: str | None, headings: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()
+) -> None:
+    """A table for people; the columns named in `right` hold numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    numbers = set(right)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+    for row in rows:
+        # Text, not markup: a coupon's name may hold brackets.
+        table.add_row(*[Text(cell(value)) for value in row])
+    console().print(table)
+
+
+@contextmanager
+def progress(description: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar with count, rate and time left on standard error; `update(done, total)` moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.fields[of]} " + unit),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(description, total=None, of="?", rate="")
+
+        def update(done: int, total: int | None) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
+            rate = f"{done / elapsed:,.0f} {unit}/s" if elapsed > 0.1 else ""
+            bar.update(task, completed=done, total=total, of="?" if total is None else f"{total:,}", rate=rate)
+
+        yield update

@@ -1,0 +1,110 @@
+"""`eventstore`: the root command. A command's module is imported when the command is called, so that help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from eventstore import __version__
+from eventstore.errors import EventStoreError, NotFound, StoreUnavailable
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("eventstore.cli.demo", "Fill a store with a month of a shop and show what it can tell."),
+    "init": ("eventstore.cli.store", "Make a store, or bring one to this version."),
+    "serve": ("eventstore.cli.serve", "Receive events and answer questions over HTTP."),
+    "ingest": ("eventstore.cli.ingest", "Append deliveries from files."),
+    "rebuild-projections": ("eventstore.cli.rebuild", "Rebuild current state and usage counts from the log."),
+    "status": ("eventstore.cli.store", "Show the store at a glance."),
+    "coupon": ("eventstore.cli.coupon", "Show one coupon: state, usage, findings, history."),
+    "usage": ("eventstore.cli.coupon", "Show how often each coupon was used."),
+    "report": ("eventstore.cli.report", "Answer a question with DuckDB: table, JSON or CSV."),
+    "token": ("eventstore.cli.token", "Make, list and revoke bearer tokens."),
+    "relay": ("eventstore.cli.relay", "Print the events.js that a Wix site forwards its events with."),
+}
+"""Command name → its module and its line in the help, in the order a newcomer meets them."""
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_NOT_FOUND = 3
+EXIT_UNAVAILABLE = 75
+"""sysexits' EX_TEMPFAIL: try again later."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `eventstore demo`. Settings come from EVENTSTORE_* in the environment and from eventstore.toml. "
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 75 the store is busy: try again.",
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help="The store: a SQLite file or a database URL.  [EVENTSTORE_URL; default: sqlite:///eventstore.db]",
+)
+@click.version_option(__version__, prog_name="eventstore")
+@click.pass_context
+def cli(ctx: click.Context, store: str | None) -> None:
+    """An audit store for Wix coupon events: an append-only log, projections that follow it, and reports.
+
+    Every event is kept once, for ever, in the order it arrived; what the coupons are now and how often they were used is
+    derived from that log and can be rebuilt at any time.
+    """
+    ctx.obj = store
+
+
+def main() -> None:
+    """Run the command line. Errors on purpose are one line on standard error; only bugs show a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EventStoreError as error:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def exit_code(error: EventStoreError) -> int:
+    """The exit status that an error means."""
+    codes: tuple[tuple[Any, int], ...] = ((NotFound, EXIT_NOT_FOUND), (StoreUnavailable, EXIT_UNAVAILABLE))
+    return next((code for kind, code in codes if isinstance(error, kind)), EXIT_FAILURE)

@@ -1,0 +1,121 @@
+"""The law that every model keeps: the model of a union is the merge of the models, for any split, order or repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eventstore.event import Event
+from eventstore.log.arrow import EVENT_SCHEMA
+from eventstore.log.types import to_micros
+from eventstore.projections.catalogue import FACTS, Projection, projection, projections
+from eventstore.projections.duck import ModelSession
+from tests.histories import histories, parts
+
+Rows = list[tuple[Any, ...]]
+
+FROM_FACTS = [model.name for model in projections() if model.source == FACTS]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[ModelSession]:
+    opened = ModelSession()
+    yield opened
+    opened.close()
+
+
+def in_key_order(rows: Rows) -> Rows:
+    return sorted(rows, key=repr)
+
+
+def modelled(session: ModelSession, model: Projection, events: Sequence[Event]) -> Rows:
+    """`model(facts(events))`, in the store's encodings."""
+    batch = pa.Table.from_pylist(
+        [
+            {
+                "position": position,
+                "event_time": to_micros(event.event_time),
+                "recorded_at": 0,
+                "payload": event.encode()[0].decode(),
+            }
+            for position, event in enumerate(events, start=1)
+        ],
+        EVENT_SCHEMA,
+    )
+    session.load_facts(batch)
+    session.lift(model)
+    session.merge(model)
+    return in_key_order(session.stored_rows(model))
+
+
+def merged(session: ModelSession, model: Projection, several: Sequence[Rows]) -> Rows:
+    """The merge of rows that went through the store's encodings, as those of a live projection do."""
+    for rows in several:
+        session.put("part", model.columns, rows, like=f"{model.name}__merged")
+        session.add_partial(model, "part")
+    session.merge(model)
+    return in_key_order(session.stored_rows(model))
+
+
+@pytest.mark.parametrize("name", FROM_FACTS)
+@given(data=st.data(), history=histories())
+@settings(max_examples=40)
+def test_the_model_of_a_union_is_the_merge_of_the_models(
+    session: ModelSession, name: str, data: st.DataObject, history: list[Event]
+) -> None:
+    model = projection(name)
+    whole = modelled(session, model, history)
+    pieces = [modelled(session, model, piece) for piece in data.draw(parts(history, overlap=True))]
+    assert merged(session, model, data.draw(st.permutations(pieces))) == whole
+
+
+@pytest.mark.parametrize("name", FROM_FACTS)
+@given(data=st.data(), history=histories())
+@settings(max_examples=20)
+def test_the_order_and_repetition_of_facts_do_not_matter_to_a_model(
+    session: ModelSession, name: str, data: st.DataObject, history: list[Event]
+) -> None:
+    model = projection(name)
+    again = data.draw(st.permutations(history + history[: len(history) // 2]))
+    assert modelled(session, model, again) == modelled(session, model, history)
+
+
+@pytest.mark.parametrize("name", FROM_FACTS)
+@given(data=st.data(), history=histories())
+@settings(max_examples=20)
+def test_it_does_not_matter_which_parts_are_merged_first_and_merging_twice_changes_nothing(
+    session: ModelSession, name: str, data: st.DataObject, history: list[Event]
+) -> None:
+    model = projection(name)
+    split = data.draw(parts(history, overlap=True, most=3))
+    first, *rest = [modelled(session, model, piece) for piece in split]
+    from_left = first
+    for piece in rest:
+        from_left = merged(session, model, [from_left, piece])
+    from_right = merged(session, model, [first, merged(session, model, rest)])
+    assert from_left == from_right
+    assert merged(session, model, [from_left, from_left]) == from_left
+
+
+@given(data=st.data(), history=histories())
+@settings(max_examples=40)
+def test_usage_of_all_redemptions_is_the_merge_of_the_usages_of_disjoint_parts(
+    session: ModelSession, data: st.DataObject, history: list[Event]
+) -> None:
+    redemptions = modelled(session, projection("redemptions"), history)
+    whole = usage(session, redemptions)
+    pieces = [usage(session, piece) for piece in data.draw(parts(redemptions, overlap=False))]
+    assert merged(session, projection("coupon_usage"), data.draw(st.permutations(pieces))) == whole
+
+
+def usage(session: ModelSession, redemptions: Rows) -> Rows:
+    source, model = projection("redemptions"), projection("coupon_usage")
+    merged(session, source, [redemptions])
+    session.lift(model)
+    session.merge(model)
+    return in_key_order(session.stored_rows(model))
