@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from eventstore import wix
-from eventstore.errors import DeliveryTooLarge, EventStoreError, InputError, UnreadableDelivery
+from eventstore.errors import DeliveryTooLarge, EventStoreError, InputError, StoreUnavailable, UnreadableDelivery
 from eventstore.event import Source
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, now, prepare
 
@@ -39,14 +39,15 @@ class Route:
     observed_at: datetime | None = None
 
 
-def read_delivery(body: bytes, how: Route, site_of: SiteOf) -> list[Prepared | Rejected]:
+def read_delivery(body: bytes, how: Route, site_of: SiteOf, *, may_wrap: bool = True) -> list[Prepared | Rejected]:
     """The log entries of one delivery, its exact bytes kept with each event.
 
+    `may_wrap` False: the door has said all there is to say, so that a wrapper is taken for what it is, no delivery.
     What is JSON but cannot become an event gives a Rejected, for quarantine. Raises UnreadableDelivery (malformed) for what
     is not JSON, UnknownHandler, InputError for a wrong wrapper, and what `site_of` raises.
     """
     document = wix.decode(body)
-    inner, how = _unwrap(document, how)
+    inner, how = _unwrap(document, how) if may_wrap else (document, how)
     site_id = site_of(_named_site(document, inner))
     try:
         events = wix.read(
@@ -105,9 +106,12 @@ class LineAnswer:
 
     @property
     def outcome(self) -> str:
-        """appended, duplicate, conflict, quarantined, refused, or mixed (a page whose events fared differently)."""
+        """appended, duplicate, conflict, quarantined, refused, empty (a page without coupons), or mixed (a page whose events
+        fared differently)."""
         if self.error is not None:
             return "refused"
+        if not self.outcomes:
+            return "empty"
         kinds = {outcome.kind.value for outcome in self.outcomes}
         return kinds.pop() if len(kinds) == 1 else "mixed"
 
@@ -146,27 +150,39 @@ def ingest_lines(
 ) -> Iterator[LineAnswer]:
     """Read and append numbered lines, giving one answer a line, in order, each once it is durable. Blank lines are skipped.
 
-    A line over `max_line_bytes` is refused. Memory is bounded: at most CHUNKS_UNDER_WAY pieces are between reading and
-    commit. What `submit` raises goes through (StoreUnavailable: the lines not answered are not in the log).
+    A line's ending is no part of its delivery. A line over `max_line_bytes` is refused. Memory is bounded: at most
+    CHUNKS_UNDER_WAY pieces are between reading and commit. StoreUnavailable goes through once all that is known is told:
+    lines without an answer may be in the log or not; sent again, none is appended twice.
     """
     under_way: deque[_Chunk] = deque()
     chunk = _Chunk()
-    for number, line in lines:
+    for number, ended in lines:
+        line = ended.removesuffix(b"\n").removesuffix(b"\r")
         if not line.strip():
             continue
-        if max_line_bytes is not None and len(line.rstrip(b"\r\n")) > max_line_bytes:
+        if max_line_bytes is not None and len(line) > max_line_bytes:
             chunk.refuse(number, DeliveryTooLarge(f"the line is over the limit of {max_line_bytes} bytes"))
         else:
             chunk.add(number, line, how, site_of)
         if chunk.lines >= CHUNK_LINES:
-            under_way.append(chunk.send(submit))
+            yield from _hand_over(chunk, submit, under_way)
             chunk = _Chunk()
             if len(under_way) >= CHUNKS_UNDER_WAY:
                 yield from under_way.popleft().answers()
     if chunk.lines:
-        under_way.append(chunk.send(submit))
+        yield from _hand_over(chunk, submit, under_way)
     while under_way:
         yield from under_way.popleft().answers()
+
+
+def _hand_over(chunk: _Chunk, submit: Submit, under_way: deque[_Chunk]) -> Iterator[LineAnswer]:
+    """Give the chunk to the writer. If it cannot take it, the answers to those before it are still owed."""
+    try:
+        under_way.append(chunk.send(submit))
+    except StoreUnavailable:
+        while under_way:
+            yield from under_way.popleft().answers()
+        raise
 
 
 class _Chunk:

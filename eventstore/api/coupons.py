@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
 from eventstore.api.context import Context, Here, Reader
+from eventstore.api.problems import PROBLEM, REFUSALS
 from eventstore.errors import StoreUnavailable
-from eventstore.event import Event
+from eventstore.event import INT64_MAX, Event
 from eventstore.projections import views
 from eventstore.projections.views import CouponState, CouponUse, Number
 
-router = APIRouter(tags=["reading"])
+router = APIRouter(
+    tags=["reading"],
+    responses={**REFUSALS, 503: {"description": "The projections have not reached `wait_for` yet.", **PROBLEM}},
+)
 
 MAX_PAGE = 1_000
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such coupon.", **PROBLEM}}
 
 SiteParameter = Annotated[str | None, Query(description="The site; needed only for tokens bound to none.")]
 WaitFor = Annotated[
     int | None,
-    Query(ge=0, description="Answer only when the projections have taken in this position: read your own writes."),
+    Query(
+        ge=0,
+        le=INT64_MAX,
+        description="Answer only when the projections have taken in this position: read your own writes.",
+    ),
 ]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries in the page.")]
 
@@ -110,7 +119,7 @@ def usage(
     return UsagePage(usage=rows, next=views.cursor(found[-1]) if len(found) == limit else None)
 
 
-@router.get("/v1/coupons/{coupon_id}", summary="One coupon as it is now")
+@router.get("/v1/coupons/{coupon_id}", responses=_UNKNOWN, summary="One coupon as it is now")
 def coupon(
     here: Here,
     token: Reader,
@@ -123,13 +132,13 @@ def coupon(
     return here.store.coupon(coupon_id, site_id=_site(here, token, site))
 
 
-@router.get("/v1/coupons/{coupon_id}/history", summary="Everything that happened to a coupon")
+@router.get("/v1/coupons/{coupon_id}/history", responses=_UNKNOWN, summary="Everything that happened to a coupon")
 def history(
     here: Here,
     token: Reader,
     coupon_id: Annotated[str, Path(description="Wix's id of the coupon.")],
     site: SiteParameter = None,
-    after: Annotated[int, Query(ge=0, description="The `next` of the page before.")] = 0,
+    after: Annotated[int, Query(ge=0, le=INT64_MAX, description="The `next` of the page before.")] = 0,
     limit: Limit = views.PAGE_COUPONS,
     wait_for: WaitFor = None,
 ) -> HistoryPage:

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from eventstore.api.answers import EventAnswer, line_answer
 from eventstore.api.context import Context, Here, Ingester, read_body
-from eventstore.api.problems import problem
+from eventstore.api.problems import PROBLEM, REFUSALS, problem
 from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnknownHandler
 from eventstore.event import Source
 from eventstore.ingest import Route, ingest_lines, read_delivery
@@ -26,13 +26,11 @@ SPOOL_MEMORY = 4 * 1024 * 1024
 """Bytes of a batch kept in memory; the rest waits in a temporary file."""
 ANSWER_BYTES = 64 * 1024
 """Bytes of answers sent at a time."""
-_PROBLEM: dict[str, Any] = {"content": {"application/problem+json": {}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"description": "Not JSON, or too deep.", **_PROBLEM},
-    401: {"description": "No token, or an unknown one.", **_PROBLEM},
-    403: {"description": "The token is for another site, or lacks the scope `ingest`.", **_PROBLEM},
-    413: {"description": "The body is over the limit.", **_PROBLEM},
-    503: {"description": "Nothing was kept; send it again after Retry-After seconds.", **_PROBLEM},
+    **REFUSALS,
+    400: {"description": "Not JSON, or too deep.", **PROBLEM},
+    413: {"description": "The body is over the limit.", **PROBLEM},
+    503: {"description": "Nothing was kept; send it again after Retry-After seconds.", **PROBLEM},
 }
 _JSON_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 _NDJSON_BODY = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}
@@ -41,7 +39,7 @@ _NDJSON_BODY = {"requestBody": {"required": True, "content": {"application/x-ndj
 @router.post(
     "/v1/velo/{handler}",
     response_model=EventAnswer,
-    responses={**_RESPONSES, 404: {"description": "Not a handler that Wix documents.", **_PROBLEM}},
+    responses={**_RESPONSES, 404: {"description": "Not a handler that Wix documents.", **PROBLEM}},
     openapi_extra=_JSON_BODY,
     summary="An event as a site's events.js receives it",
 )
@@ -72,7 +70,7 @@ async def sdk(request: Request, here: Here, token: Ingester) -> Response:
 
 
 async def _append(here: Context, body: bytes, how: Route, token: Ingester) -> Response:
-    entries = read_delivery(body, how, lambda named: token.site_for(named, here.settings.site))
+    entries = read_delivery(body, how, lambda named: token.site_for(named, here.settings.site), may_wrap=False)
     outcomes = await asyncio.wrap_future(here.store.submit(entries))
     answer = EventAnswer.of(outcomes[0])
     return JSONResponse(answer.model_dump(exclude_none=True))
@@ -80,8 +78,10 @@ async def _append(here: Context, body: bytes, how: Route, token: Ingester) -> Re
 
 @router.post(
     "/v1/events",
+    response_class=StreamingResponse,
     responses={
         **_RESPONSES,
+        404: {"description": "Not a handler that Wix documents.", **PROBLEM},
         200: {"description": "One JSON answer a line, in order.", "content": {"application/x-ndjson": {}}},
     },
     openapi_extra=_NDJSON_BODY,
@@ -136,7 +136,7 @@ def _lines(spool: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
     number = 0
     while line := spool.readline(limit + 2):
         number += 1
-        if len(line.rstrip(b"\r\n")) > limit:
+        if len(line) == limit + 2 and not line.endswith(b"\n"):
             rest = line
             while rest and not rest.endswith(b"\n"):
                 rest = spool.readline(limit)

@@ -26,6 +26,30 @@ from eventstore.errors import (
 )
 
 PROBLEM_JSON = "application/problem+json"
+PROBLEM: dict[str, Any] = {
+    "content": {
+        PROBLEM_JSON: {
+            "schema": {
+                "type": "object",
+                "required": ["type", "title", "status", "detail"],
+                "properties": {
+                    "type": {"type": "string", "description": "A name for this kind of problem."},
+                    "title": {"type": "string"},
+                    "status": {"type": "integer"},
+                    "detail": {"type": "string", "description": "What was wrong here, and what to do about it."},
+                },
+            }
+        }
+    }
+}
+"""How the API page documents a refusal."""
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request cannot be read.", **PROBLEM},
+    401: {"description": "No token, or an unknown one.", **PROBLEM},
+    403: {"description": "The token is for another site, or lacks the scope.", **PROBLEM},
+    422: {"description": "A parameter is wrong.", **PROBLEM},
+}
+"""The refusals that every route but the health check may answer."""
 _log = logging.getLogger("eventstore.api")
 
 _STATUS: tuple[tuple[type[EventStoreError], HTTPStatus], ...] = (

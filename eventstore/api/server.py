@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -19,7 +21,7 @@ SHUTDOWN_SECONDS = 10
 
 
 def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; `on_ready(url)` once the socket is open. Raises InputError if the port is taken."""
+    """Serve until SIGINT or SIGTERM; `on_ready(url)` once it answers. Raises InputError if the port is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -30,9 +32,8 @@ def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], No
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port"
         ) from error
     listener.listen(BACKLOG)
-    if on_ready is not None:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        on_ready(f"http://{host}:{listener.getsockname()[1]}")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         create_app(store, settings),
         log_level="warning",
@@ -40,4 +41,29 @@ def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], No
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with _told_to_stop():
+        _Server(config, lambda: None if on_ready is None else on_ready(url)).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says when it answers; from then on it can also be stopped in good order."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_ready()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGINT and SIGTERM are how a server ends, not how it fails: uvicorn raises them anew once it has shut down."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

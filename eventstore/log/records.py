@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from eventstore.errors import UnreadableDelivery
 from eventstore.event import Event
+from eventstore.log.leaf import stored_hashes
 from eventstore.log.types import to_micros
 
 COMPRESSION_LEVEL = 1
@@ -56,6 +57,7 @@ class Prepared(NamedTuple):
     payload: bytes
     original: bytes | None
     content_hash: bytes
+    stored_hashes: bytes
     handler: str | None
 
 
@@ -80,6 +82,7 @@ class Rejected:
 def prepare(event: Event, original: bytes | None = None, *, handler: str | None = None) -> Prepared:
     """Encode, hash and compress an event for `Writer.submit`. `original` is the delivery's exact bytes."""
     payload, content_hash = event.encode()
+    compressed = None if original is None else zlib.compress(original, COMPRESSION_LEVEL)
     return Prepared(
         event.site_id,
         event.event_id,
@@ -91,8 +94,9 @@ def prepare(event: Event, original: bytes | None = None, *, handler: str | None 
         event.sequence,
         event.anonymize,
         payload,
-        None if original is None else zlib.compress(original, COMPRESSION_LEVEL),
+        compressed,
         content_hash,
+        stored_hashes(payload, compressed),
         handler,
     )
 

@@ -340,8 +340,7 @@ def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]
             recorded_at,
             entry.sequence,
             entry.anonymize,
-            entry.payload,
-            entry.original,
+            entry.stored_hashes,
         ),
     )
 

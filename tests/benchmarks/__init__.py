@@ -1,0 +1,1 @@
+"""How fast the store is beside what one would write by hand. `python -m tests.benchmarks --help`."""

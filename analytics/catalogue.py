@@ -1,0 +1,230 @@
+"""The reports there are: each a `.sql` file in `reports/`, named after the report, that answers one question.
+
+The file begins with a header in comments:
+
+    -- report: usage-per-coupon
+    -- title: Usage per coupon
+    -- question: What it answers, in a sentence for people.
+    -- parameter: site   text       null  Only this site; null: every site.
+    -- column: code      text             What the customer types.
+
+A parameter has a name, a type (text, date, timestamp, bigint or boolean), a default and a sentence; the query reads it as
+`$name` and it is bound, never pasted. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib.resources import files
+
+from eventstore.errors import ReportError
+
+ParameterValue = str | int | date | datetime | None
+"""What a query is given for a parameter: times are aware and UTC, and None is SQL's NULL (no restriction)."""
+
+UNITS = ("text", "boolean", "time", "coupons", "uses", "amount", "percent")
+"""What a column may hold. `time` is UTC; `amount` is in the site's currency; `percent` counts to 100; the rest are counts."""
+EXPECTED = {
+    "text": "a text",
+    "date": "a date, as in 2026-09-01",
+    "timestamp": "a date (its midnight UTC) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
+    "bigint": "a whole number",
+    "boolean": "true or false",
+}
+"""The types of parameters, in words for people."""
+
+_BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
+_BIGINT = range(-(2**63), 2**63)
+_HEADER = re.compile(r"^-- (report|title|question|parameter|column): +(.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a report. `type` is one of text, date, timestamp, bigint, boolean."""
+
+    name: str
+    type: str
+    default: ParameterValue
+    doc: str
+
+    def read(self, value: object) -> ParameterValue:
+        """The value as the query takes it: typed already, or as text from a command line or a URL; None is no value.
+
+        Raises ValueError saying what was expected.
+        """
+        if value is None:
+            return None
+        try:
+            return _READERS[self.type](value)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the parameter {self.name} takes {EXPECTED[self.type]}, not {value!r}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ReportColumn:
+    """A column of a report. `unit` is one of UNITS."""
+
+    name: str
+    unit: str
+    doc: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One question: what it is called, what it asks for and tells, and the query (DuckDB's dialect) that answers it."""
+
+    name: str
+    title: str
+    question: str
+    parameters: tuple[Parameter, ...]
+    columns: tuple[ReportColumn, ...]
+    sql: str
+
+    def values(self, given: Mapping[str, object]) -> dict[str, ParameterValue]:
+        """A value for every parameter: the given ones typed, else the defaults.
+
+        Raises ReportError for a parameter that the report does not have, and for a value that is none of its type.
+        """
+        known = [each.name for each in self.parameters]
+        for name in given:
+            if name not in known:
+                raise ReportError(
+                    f"the report {self.name} has no parameter {name!r}{_nearest(name, known)}; it has {_listed(known)}"
+                )
+        try:
+            return {
+                each.name: each.read(given[each.name]) if each.name in given else each.default
+                for each in self.parameters
+            }
+        except ValueError as error:
+            raise ReportError(f"the report {self.name}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def reports() -> tuple[Report, ...]:
+    """Every report, by name."""
+    found = [
+        parse(each.read_text(encoding="utf-8"), each.name)
+        for each in (files("analytics") / "reports").iterdir()
+        if each.name.endswith(".sql")
+    ]
+    return tuple(sorted(found, key=lambda each: each.name))
+
+
+def report(name: str) -> Report:
+    """The report of that name. Raises ReportError, listing the known ones and suggesting the nearest."""
+    for each in reports():
+        if each.name == name:
+            return each
+    known = [each.name for each in reports()]
+    raise ReportError(f"there is no report {name!r}{_nearest(name, known)}; there are {_listed(known)}")
+
+
+def parse(text: str, file_name: str) -> Report:
+    """A Report from the text of its file. Raises ReportError naming the file and what is wrong with it."""
+    header: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        match = _HEADER.match(line)
+        if match:
+            header.setdefault(match[1], []).append(match[2].strip())
+    for needed in ("report", "title", "question", "parameter", "column"):
+        if needed not in header:
+            raise ReportError(f"{file_name}: the header lacks `-- {needed}:`")
+    name = header["report"][0]
+    if file_name != f"{name}.sql":
+        raise ReportError(f"{file_name}: the report calls itself {name}; name the file {name}.sql")
+    try:
+        parameters = tuple(_parameter(line) for line in header["parameter"])
+        columns = tuple(_column(line) for line in header["column"])
+    except ValueError as error:
+        raise ReportError(f"{file_name}: {error}") from error
+    return Report(name, header["title"][0], header["question"][0], parameters, columns, text)
+
+
+def _parameter(line: str) -> Parameter:
+    name, type_, default, doc = _parts(line, 4, "a parameter's name, type, default and what it means")
+    if type_ not in EXPECTED:
+        raise ValueError(f"the parameter {name} has the type {type_}; known are {', '.join(EXPECTED)}")
+    undecided = Parameter(name, type_, None, doc)
+    return Parameter(name, type_, undecided.read(None if default == "null" else default), doc)
+
+
+def _column(line: str) -> ReportColumn:
+    name, unit, doc = _parts(line, 3, "a column's name, unit and what it means")
+    if unit not in UNITS:
+        raise ValueError(f"the column {name} has the unit {unit}; known are {', '.join(UNITS)}")
+    return ReportColumn(name, unit, doc)
+
+
+def _parts(line: str, count: int, wanted: str) -> list[str]:
+    parts = line.split(None, count - 1)
+    if len(parts) < count:
+        raise ValueError(f"expected {wanted}, not {line!r}")
+    return parts
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(value)
+
+
+def _date(value: object) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    # A date has many spellings in ISO 8601; one is enough for people to read and to write.
+    if isinstance(value, str) and _DATE.fullmatch(value):
+        return date.fromisoformat(value)
+    raise ValueError(value)
+
+
+def _timestamp(value: object) -> datetime:
+    if isinstance(value, str):
+        value = _date(value) if _DATE.fullmatch(value) else datetime.fromisoformat(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime.combine(value, time(), UTC)
+    # Without its zone a time could be any of a day's: better to ask than to guess.
+    raise ValueError(value)
+
+
+def _bigint(value: object) -> int:
+    if isinstance(value, str) and _WHOLE.fullmatch(value):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value in _BIGINT:
+        return value
+    raise ValueError(value)
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _BOOLEANS:
+        return _BOOLEANS[value.lower()]
+    raise ValueError(value)
+
+
+_READERS: dict[str, Callable[[object], ParameterValue]] = {
+    "text": _text,
+    "date": _date,
+    "timestamp": _timestamp,
+    "bigint": _bigint,
+    "boolean": _boolean,
+}

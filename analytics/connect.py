@@ -1,0 +1,333 @@
+"""A DuckDB over a copy of the store, from which nothing but that copy can be reached.
+
+`connect` opens a DuckDB in memory, takes away its access to files, networks and extensions, and locks it so. Its tables are
+read from the store when a query first names them, once a connection, through the store's own engine:
+
+| table | what |
+|---|---|
+| `coupons`, `redemptions`, `coupon_usage`, `loyalty_coupons` | the projections: their documented columns, typed |
+| `facts` | what every event of the log says, without the snapshot and without anybody's identity |
+| `events` | the same rows under the log's own name |
+
+Times are TIMESTAMPTZ in UTC, amounts DECIMAL(18,6), `by_app` is a MAP and `later_event_ids` a list. Every table and column
+says what it is: `DESCRIBE coupons`, or `SELECT column_name, comment FROM duckdb_columns()` after `load()`.
+
+Tables that one query is the first to name are read in one transaction, so they show one moment of the log (`position`);
+what a later query names shows the moment that it was read at. To have everything at one moment, `load()` it first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import duckdb
+import pyarrow as pa
+from sqlalchemy import Connection, Engine, column, select, table
+
+from eventstore.errors import InputError, NotFound
+from eventstore.log import arrow, schema
+from eventstore.log.engine import is_sqlite, make_engine
+from eventstore.projections import tables
+from eventstore.projections.catalogue import FACTS, ProjectionColumn, facts_sql, projection, projections
+from eventstore.projections.duck import _decode, quoted, stored_schema
+
+MEMORY_LIMIT = "1GB"
+"""What a connection may hold, its tables and its work: enough for some ten million redemptions, which compress well."""
+PIECE_ROWS = 50_000
+"""Rows brought over at a time: about 30 MB of redemptions."""
+PIECE_EVENTS = 50_000
+"""Events whose payloads are in memory at once: about 60 MB of documented size."""
+
+EVENTS = "events"
+FACT_COLUMNS = (
+    ProjectionColumn("position", "bigint", "the event's place in the log: 1, 2, 3 … without gaps"),
+    ProjectionColumn("event_id", "text", "Wix's id of the event, or one derived from its content"),
+    ProjectionColumn("site_id", "text", "the site (Wix app instance) that it happened on"),
+    ProjectionColumn("type", "text", "coupon.created, coupon.applied …; Wix's own name for an unrecognised family"),
+    ProjectionColumn("source", "text", "the route it came by: velo, rest, sdk or snapshot"),
+    ProjectionColumn("entity_id", "text", "what it is about, in Wix's ids"),
+    ProjectionColumn("coupon_id", "text", "the marketing coupon that it is about, if any"),
+    ProjectionColumn("event_time", "timestamp", "when it happened, as Wix says"),
+    ProjectionColumn("recorded_at", "timestamp", "when the log took it in"),
+    ProjectionColumn("sequence", "bigint", "Wix's sequence number for the entity; null on routes without one"),
+    ProjectionColumn("order_id", "text", "the order that used the coupon"),
+    ProjectionColumn("app_id", "text", "the app that the order was made in"),
+    ProjectionColumn("recognised", "boolean", "whether the family is one that Wix documents for coupons"),
+    ProjectionColumn("restored", "boolean", "whether it brings back what had been deleted"),
+    ProjectionColumn("code", "text", "the coupon's code as this event shows it"),
+)
+_FACTS_ABOUT = "What every event of the log says of itself."
+_EVENTS_ABOUT = "The log's events: the same rows as facts."
+
+_DUCK_TYPES = {
+    "text": "VARCHAR",
+    "bigint": "BIGINT",
+    "boolean": "BOOLEAN",
+    "timestamp": "TIMESTAMPTZ",
+    "decimal": "DECIMAL(18,6)",
+    "json": "JSON",
+}
+_JSON_TYPES = {"by_app": "MAP(VARCHAR, BIGINT)", "later_event_ids": "VARCHAR[]"}
+"""What the JSON columns hold; a test compares with the models."""
+
+_LOCK_DOWN = (
+    "SET TimeZone = 'UTC'",
+    "SET enable_progress_bar = false",
+    # DuckDB lets SQL read and write its spill directory whatever else is forbidden: so there is none, and a query that
+    # needs more than the memory limit fails.
+    "SET temp_directory = ''",
+    # Compression is for databases on disk unless asked for. It takes a fifth of the memory.
+    "ATTACH ':memory:' AS store (COMPRESS)",
+    "USE store",
+    # Else a name that is no table is looked for among the Python caller's variables.
+    "SET python_enable_replacements = false",
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_community_extensions = false",
+    "SET enable_external_access = false",
+    # Last, for nothing can be set after it.
+    "SET lock_configuration = true",
+)
+_PARAMETER = re.compile(r"\$\w+|\?")
+_NO_TABLE = re.compile(r"Table with name \"?(\w+)\"? does not exist")
+
+
+class AnalyticsConnection:
+    """An in-memory DuckDB with the store's tables in it; see the module. Not thread-safe. Close it, or use it as a context.
+
+    What SQL changes in it changes the copy alone. `duckdb` is the plain connection, for tools that want one: it does not
+    load tables by itself, so call `load` first.
+    """
+
+    def __init__(self, engine: Engine, *, memory_limit: str = MEMORY_LIMIT, owns_engine: bool = False) -> None:
+        self.engine = engine
+        self._owns_engine = owns_engine
+        self._memory_limit = memory_limit
+        self._positions: dict[str, int] = {}
+        try:
+            self.duckdb = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
+        except duckdb.Error as error:
+            raise InputError(f"memory_limit={memory_limit!r} is not a size such as '2GB': {error}") from error
+        for statement in _LOCK_DOWN:
+            self.duckdb.execute(statement)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop the copy, and release the store if this connection opened it."""
+        self.duckdb.close()
+        if self._owns_engine:
+            self.engine.dispose()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names that a query may use, loaded or not."""
+        return (*(model.name for model in projections()), FACTS, EVENTS)
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The tables that have been read from the store so far."""
+        return tuple(name for name in self.tables if name in self._positions)
+
+    @property
+    def position(self) -> int:
+        """The position of the log up to which every loaded table shows it; 0 before anything is loaded."""
+        return min(self._positions.values(), default=0)
+
+    def execute(
+        self, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None
+    ) -> duckdb.DuckDBPyConnection:
+        """Run SQL, loading the tables it names, and return DuckDB's result (`fetchall()`, `to_arrow_table()`, `df()` …).
+
+        Of several statements the last is given the parameters and makes the result. Raises duckdb.Error for what DuckDB
+        refuses, and InputError where the memory limit does not suffice.
+        """
+        result = self.duckdb
+        statements = duckdb.extract_statements(sql)
+        for number, statement in enumerate(statements, start=1):
+            result = self._run(statement, parameters if number == len(statements) else None)
+        return result
+
+    def _run(self, statement: duckdb.Statement, parameters: Any) -> duckdb.DuckDBPyConnection:
+        named = self._named(statement)
+        if named:
+            self.load(*named)
+        while True:
+            try:
+                return self.duckdb.execute(statement, parameters)
+            except duckdb.OutOfMemoryException as error:
+                raise self._too_large("the query") from error
+            except duckdb.CatalogException as error:
+                # What the parser did not see, as in a statement that DuckDB rewrites: binding it had no effect as yet.
+                missing = _NO_TABLE.search(str(error))
+                name = missing[1].lower() if missing else ""
+                if name not in self.tables or name in self._positions:
+                    raise
+                self.load(name)
+
+    def _named(self, statement: duckdb.Statement) -> set[str]:
+        """The tables of ours that a statement names and that are not loaded, as far as the parser sees."""
+        text = statement.query
+        if statement.named_parameters:
+            text = _PARAMETER.sub("NULL", text)  # DuckDB's parser takes no parameters here
+        try:
+            found = {name.lower() for name in self.duckdb.get_table_names(text)}
+        except duckdb.Error:
+            return set()
+        return (found & set(self.tables)) - set(self._positions)
+
+    def load(self, *names: str) -> duckdb.DuckDBPyConnection:
+        """Read the named tables (none named: the four projections) that are not there yet; returns the DuckDB connection.
+
+        Raises NotFound for an unknown name, ProjectionError if a table is of another version than this program's model, and
+        InputError if the memory limit does not suffice.
+        """
+        wanted = dict.fromkeys(names or [model.name for model in projections()])
+        for name in wanted:
+            if name not in self.tables:
+                raise NotFound(f"there is no table {name!r}; there are {', '.join(self.tables)}")
+        missing = [name for name in wanted if name not in self._positions]
+        if not missing:
+            return self.duckdb
+        with _one_moment(self.engine) as connection:
+            tables.check_versions(connection)
+            positions = tables.positions(connection)
+            head = schema.head_size(connection)
+            for name in missing:
+                if name not in (FACTS, EVENTS):
+                    model = projection(name)
+                    with self._making(name, model.about, model.shown) as target:
+                        self._insert_rows(target, model.shown, _stored_rows(connection, name, model.shown))
+                    self._positions[name] = positions[name]
+        # What stands below a position never changes: the log needs no transaction, and may take its time.
+        if FACTS in missing or EVENTS in missing:
+            self._load_log(head)
+        return self.duckdb
+
+    def _load_log(self, head: int) -> None:
+        columns = ", ".join(quoted(each.name) for each in FACT_COLUMNS)
+        with self._making(FACTS, _FACTS_ABOUT, FACT_COLUMNS) as target:
+            for after in range(0, head, PIECE_EVENTS):
+                with arrow.event_batches(self.engine, after=after, until=min(after + PIECE_EVENTS, head)) as reader:
+                    piece = reader.read_all()
+                with self._registered("batch", piece):
+                    self.duckdb.execute(f"INSERT INTO {target} SELECT {columns} FROM ({facts_sql()})")
+        self.duckdb.execute(f"CREATE VIEW {EVENTS} AS FROM {FACTS}")
+        self._comment("VIEW", EVENTS, _EVENTS_ABOUT, FACT_COLUMNS)
+        self._positions[FACTS] = self._positions[EVENTS] = head
+
+    @contextmanager
+    def _making(self, name: str, about: str, columns: Sequence[ProjectionColumn]) -> Iterator[str]:
+        """A new table to fill, which takes its name only when it is complete."""
+        target = quoted(f"{name}__loading")
+        typed = ", ".join(f"{quoted(each.name)} {duck_type(each)}" for each in columns)
+        self.duckdb.execute(f"CREATE TABLE {target} ({typed})")
+        try:
+            yield target
+            self.duckdb.execute(f"ALTER TABLE {target} RENAME TO {quoted(name)}")
+        except BaseException as error:
+            self.duckdb.execute(f"DROP TABLE IF EXISTS {target}")
+            if isinstance(error, duckdb.OutOfMemoryException):
+                raise self._too_large(f"the table {name}") from error
+            raise
+        self._comment("TABLE", name, about, columns)
+
+    def _insert_rows(
+        self, target: str, columns: Sequence[ProjectionColumn], pieces: Iterable[Sequence[Sequence[Any]]]
+    ) -> None:
+        decoded = ", ".join(_decode(each, duck_type(each)) for each in columns)
+        stored = stored_schema(columns)
+        for rows in pieces:
+            piece = pa.Table.from_batches([arrow.rows_to_batch(rows, stored)])
+            with self._registered("batch", piece):
+                self.duckdb.execute(f"INSERT INTO {target} SELECT {decoded} FROM batch")
+
+    @contextmanager
+    def _registered(self, name: str, piece: pa.Table) -> Iterator[None]:
+        self.duckdb.register(name, piece)
+        try:
+            yield
+        finally:
+            self.duckdb.unregister(name)
+
+    def _comment(self, kind: str, name: str, about: str, columns: Sequence[ProjectionColumn]) -> None:
+        self.duckdb.execute(f"COMMENT ON {kind} {quoted(name)} IS {_literal(about)}")
+        for each in columns:
+            self.duckdb.execute(f"COMMENT ON COLUMN {quoted(name)}.{quoted(each.name)} IS {_literal(each.doc)}")
+
+    def _too_large(self, what: str) -> InputError:
+        return InputError(
+            f"{what} needs more memory than memory_limit={self._memory_limit!r}; connect with a larger one"
+        )
+
+
+def connect(
+    store: str | Path | Engine, *, memory_limit: str = MEMORY_LIMIT, catch_up: bool = True
+) -> AnalyticsConnection:
+    """Open the store at a URL, a SQLite path or an engine for questions in SQL.
+
+    The projections are caught up with the log first; `catch_up=False` takes them as they are and writes nothing, as it must
+    be for a database role that may only read. Raises StoreNotReady if there is no store of this program's revision.
+    """
+    engine = store if isinstance(store, Engine) else make_engine(store)
+    owns_engine = engine is not store
+    try:
+        schema.require_ready(engine)
+        if catch_up:
+            _catch_up(engine)
+        return AnalyticsConnection(engine, memory_limit=memory_limit, owns_engine=owns_engine)
+    except BaseException:
+        if owns_engine:
+            engine.dispose()
+        raise
+
+
+def duck_type(each: ProjectionColumn) -> str:
+    """The DuckDB type of a column."""
+    return _JSON_TYPES.get(each.name, _DUCK_TYPES[each.type])
+
+
+def _catch_up(engine: Engine) -> None:
+    from eventstore.projections.runner import Runner
+
+    tables.ensure(engine)
+    runner = Runner(engine)
+    try:
+        runner.catch_up()
+    finally:
+        runner.stop()
+
+
+@contextmanager
+def _one_moment(engine: Engine) -> Iterator[Connection]:
+    """A transaction all of whose reads show the same state; SQLite's do as they are."""
+    with engine.connect() as plain:
+        options = {} if is_sqlite(engine) else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        connection = plain.execution_options(**options)
+        with connection.begin():
+            yield connection
+
+
+def _stored_rows(
+    connection: Connection, name: str, columns: Sequence[ProjectionColumn]
+) -> Iterator[Sequence[Sequence[Any]]]:
+    """The rows of a projection in the store's encodings, a piece at a time."""
+    shown: Sequence[Any] = [column(each.name) for each in columns]
+    statement = select(*shown).select_from(table(name))
+    with connection.execute(statement, execution_options={"yield_per": PIECE_ROWS}) as result:
+        yield from result.partitions()
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

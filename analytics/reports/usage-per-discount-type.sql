@@ -1,0 +1,78 @@
+-- report: usage-per-discount-type
+-- title: Usage per discount type
+-- question: Which kinds of discount do customers use, and how much?
+-- parameter: site   text       null  Only this site; null: every site.
+-- parameter: since  timestamp  null  Only uses at or after this time; null: from the beginning.
+-- parameter: until  timestamp  null  Only uses before this time; null: to the end.
+-- column: discount_type         text     MONEY_OFF, PERCENT_OFF, FREE_SHIPPING, FIXED_PRICE, BUY_X_GET_Y or UNKNOWN.
+-- column: coupons               coupons  Coupons of this type, used or not.
+-- column: coupons_used          coupons  Those used at least once.
+-- column: times_used            uses     Orders that used one: an order counts once a coupon, however often it was reported.
+-- column: share_of_uses         percent  Of all uses, those of this type; null when there are no uses at all.
+-- column: uses_per_used_coupon  uses     times_used by coupons_used, on average; null when none was used.
+-- column: first_used_at         time     The earliest of these uses.
+-- column: last_used_at          time     The latest of these uses.
+-- column: uses_after_deletion   uses     Those after a coupon's last deletion and before its restoration.
+
+WITH types (place, discount_type) AS (
+    VALUES
+        (1, 'MONEY_OFF'),
+        (2, 'PERCENT_OFF'),
+        (3, 'FREE_SHIPPING'),
+        (4, 'FIXED_PRICE'),
+        (5, 'BUY_X_GET_Y'),
+        (6, 'UNKNOWN')
+),
+uses AS (
+    SELECT site_id, coupon_id, redeemed_at
+    FROM redemptions
+    WHERE
+        (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
+),
+per_coupon AS (
+    SELECT
+        coupons.site_id,
+        coupons.coupon_id,
+        -- A coupon known by a deletion alone has no snapshot, and so no type.
+        coalesce(coupons.discount_type, 'UNKNOWN')      AS discount_type,
+        count(uses.redeemed_at)                         AS times_used,
+        min(uses.redeemed_at)                           AS first_used_at,
+        max(uses.redeemed_at)                           AS last_used_at,
+        count(*) FILTER (
+            uses.redeemed_at > coupons.deleted_at
+            AND (coupons.restored_at IS NULL OR uses.redeemed_at < coupons.restored_at)
+        )                                               AS uses_after_deletion
+    FROM coupons
+    LEFT JOIN uses
+        ON uses.site_id = coupons.site_id AND uses.coupon_id = coupons.coupon_id
+    WHERE CAST($site AS VARCHAR) IS NULL OR coupons.site_id = $site
+    GROUP BY coupons.site_id, coupons.coupon_id, coupons.discount_type, coupons.deleted_at, coupons.restored_at
+),
+per_type AS (
+    SELECT
+        discount_type,
+        count(*)                                        AS coupons,
+        count(*) FILTER (times_used > 0)                AS coupons_used,
+        CAST(sum(times_used) AS BIGINT)                 AS times_used,
+        min(first_used_at)                              AS first_used_at,
+        max(last_used_at)                               AS last_used_at,
+        CAST(sum(uses_after_deletion) AS BIGINT)        AS uses_after_deletion
+    FROM per_coupon
+    GROUP BY discount_type
+)
+SELECT
+    types.discount_type                                 AS discount_type,
+    coupons,
+    coupons_used,
+    times_used,
+    CAST(round(100.0 * times_used / nullif(sum(times_used) OVER (), 0), 1) AS DECIMAL(4, 1))
+                                                        AS share_of_uses,
+    CAST(round(times_used / nullif(coupons_used, 0), 2) AS DECIMAL(18, 2))
+                                                        AS uses_per_used_coupon,
+    first_used_at,
+    last_used_at,
+    uses_after_deletion
+FROM per_type
+JOIN types USING (discount_type)
+ORDER BY types.place

@@ -1,0 +1,106 @@
+"""An answer: the rows of a report, and how programs, spreadsheets and people get to read them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from analytics.catalogue import ParameterValue, ReportColumn
+
+NOTHING = "–"
+"""What people are shown for a value that is not there."""
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What makes a spreadsheet take a text for a formula (OWASP, CSV injection)."""
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters and changes of direction, with which a coupon's name could rewrite a terminal's screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportResult:
+    """A report's answer. Values are str, int, bool, Decimal, aware UTC datetimes, or None.
+
+    `parameters` are the values that it was asked with; `position` is how far into the log it looked.
+    """
+
+    name: str
+    title: str
+    parameters: dict[str, ParameterValue]
+    position: int
+    columns: tuple[ReportColumn, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def to_json(self) -> bytes:
+        """A list of one object a row. Times are ISO 8601 with a Z, amounts are numbers with every digit they have."""
+        names = [column.name for column in self.columns]
+        objects = [dict(zip(names, map(_json, row), strict=True)) for row in self.rows]
+        return orjson.dumps(objects, option=orjson.OPT_UTC_Z)
+
+    def to_csv(self) -> str:
+        """CSV (RFC 4180) under a line of column names; nothing for a value that is not there.
+
+        Coupons' names and codes are typed by people, and a spreadsheet runs a text that looks like a formula: such a text
+        gets an apostrophe before it.
+        """
+        out = io.StringIO()
+        writer = csv.writer(out)
+        writer.writerow([column.name for column in self.columns])
+        writer.writerows([[_csv(value) for value in row] for row in self.rows])
+        return out.getvalue()
+
+    def cells(self) -> list[list[str]]:
+        """The rows as people read them: minutes of UTC, amounts without idle zeros, yes and no, – for nothing."""
+        units = [column.unit for column in self.columns]
+        return [[_cell(value, unit) for value, unit in zip(row, units, strict=True)] for row in self.rows]
+
+
+def plain(amount: Decimal) -> str:
+    """The number without exponent and without idle zeros: 12.5, 10, 0."""
+    text = format(amount, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _iso(value: date) -> str:
+    return value.isoformat().replace("+00:00", "Z")
+
+
+def _json(value: Any) -> Any:
+    # A float would lose digits, and a text would not be a number.
+    return orjson.Fragment(plain(value)) if isinstance(value, Decimal) else value
+
+
+def _csv(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case Decimal():
+            return plain(value)
+        case date():
+            return _iso(value)
+        case str() if value.startswith(_FORMULA_STARTS):
+            return "'" + value
+        case _:
+            return str(value)
+
+
+def _cell(value: Any, unit: str) -> str:
+    match value:
+        case None:
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case Decimal():
+            # The report rounds percentages, and in a column they read best with as many digits everywhere.
+            return str(value) if unit == "percent" else plain(value)
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M")
+        case _:
+            return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(value))

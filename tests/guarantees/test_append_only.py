@@ -1,0 +1,302 @@
+"""The log can only grow: the database itself refuses whatever would change what it holds, whoever asks and however."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from eventstore.demo import examples
+from eventstore.log.records import OutcomeKind, Rejected
+from eventstore.log.schema import missing_guards
+from eventstore.store import EventStore
+
+EVENT_COLUMNS = "event_id, site_id, type, source, entity_id, event_time, recorded_at, anonymize, payload, leaf_hash"
+EVENT_VALUES = "'forged', 'site', 'coupon.created', 'rest', 'c', 1, 1, 0, '{}', x'00'"
+
+
+def event_insert(verb: str, position: str, *, named: str = "position") -> str:
+    return f"{verb} INTO events ({named}, {EVENT_COLUMNS}) VALUES ({position}, {EVENT_VALUES})"
+
+
+LAST = "(SELECT max(position) FROM events)"
+KEY = "(SELECT site_id FROM event_keys WHERE position = 1), (SELECT event_id FROM event_keys WHERE position = 1), 99, x'00'"
+EVIDENCE_COLUMNS = "id, site_id, kind, route, reason, body, body_hash, received_at"
+SAME_EVIDENCE = "site_id, kind, route, 'forged', x'00', body_hash, received_at FROM quarantine WHERE id = 1"
+
+ATTACKS = {
+    "events": [
+        "UPDATE events SET payload = '{}'",
+        "UPDATE events SET payload = '{}' WHERE position = 1",
+        "UPDATE events SET position = position + 1000",
+        "UPDATE events SET rowid = rowid + 1000",
+        "UPDATE events SET _rowid_ = 1000 WHERE position = 1",
+        "UPDATE events SET leaf_hash = leaf_hash",
+        "UPDATE OR REPLACE events SET position = 2 WHERE position = 1",
+        "UPDATE OR REPLACE events SET rowid = 2 WHERE rowid = 1",
+        "UPDATE OR IGNORE events SET payload = '{}'",
+        "UPDATE OR FAIL events SET payload = '{}'",
+        "UPDATE OR ROLLBACK events SET payload = '{}'",
+        "DELETE FROM events",
+        "DELETE FROM events WHERE position = 1",
+        f"DELETE FROM events WHERE position = {LAST}",
+        event_insert("REPLACE", "1"),
+        event_insert("INSERT OR REPLACE", "1"),
+        event_insert("INSERT OR REPLACE", LAST),
+        event_insert("INSERT OR REPLACE", "1", named="rowid"),
+        event_insert("INSERT OR REPLACE", "1", named="oid"),
+        event_insert("INSERT OR IGNORE", "1"),
+        event_insert("INSERT", f"{LAST} + 2"),
+        event_insert("INSERT", f"{LAST} + 2", named="rowid"),
+        event_insert("INSERT OR IGNORE", f"{LAST} + 2"),
+        event_insert("REPLACE", f"{LAST} + 2"),
+        event_insert("INSERT", "0"),
+        event_insert("INSERT", "-1"),
+        event_insert("INSERT", "NULL"),
+        event_insert("INSERT OR REPLACE", "NULL"),
+        event_insert("INSERT", "'one'"),
+        event_insert("INSERT", "9223372036854775807"),
+        f"INSERT INTO events ({EVENT_COLUMNS}) VALUES ({EVENT_VALUES})",
+        f"INSERT OR REPLACE INTO events ({EVENT_COLUMNS}) VALUES ({EVENT_VALUES})",
+        event_insert("INSERT", "1") + " ON CONFLICT DO UPDATE SET payload = 'forged'",
+        event_insert("INSERT", "1") + " ON CONFLICT (position) DO UPDATE SET payload = 'forged'",
+        event_insert("INSERT", "1") + " ON CONFLICT DO NOTHING",
+    ],
+    "event_keys": [
+        "UPDATE event_keys SET position = 99",
+        "UPDATE event_keys SET content_hash = x'00' WHERE position = 1",
+        "UPDATE OR REPLACE event_keys SET event_id = 'forged', site_id = 'forged'",
+        "UPDATE OR IGNORE event_keys SET position = 99",
+        "DELETE FROM event_keys",
+        "DELETE FROM event_keys WHERE position = 1",
+        f"REPLACE INTO event_keys VALUES ({KEY})",
+        f"INSERT OR REPLACE INTO event_keys VALUES ({KEY})",
+        f"INSERT OR IGNORE INTO event_keys VALUES ({KEY})",
+        f"INSERT INTO event_keys VALUES ({KEY}) ON CONFLICT DO UPDATE SET position = 99",
+        f"INSERT INTO event_keys VALUES ({KEY}) ON CONFLICT DO NOTHING",
+    ],
+    "log_head": [
+        "UPDATE log_head SET size = size - 1",
+        "UPDATE log_head SET size = 0",
+        "UPDATE log_head SET size = -1",
+        "UPDATE log_head SET size = size + 1",
+        "UPDATE log_head SET size = 'one'",
+        "UPDATE log_head SET size = NULL",
+        "UPDATE OR REPLACE log_head SET size = NULL",
+        "UPDATE log_head SET recorded_at = recorded_at - 1",
+        "UPDATE log_head SET recorded_at = recorded_at + 1",
+        "UPDATE log_head SET recorded_at = 'then'",
+        "UPDATE log_head SET id = 2",
+        "UPDATE log_head SET rowid = 2",
+        "UPDATE OR REPLACE log_head SET size = 0",
+        "DELETE FROM log_head",
+        "INSERT INTO log_head VALUES (1, 0, 0)",
+        "INSERT INTO log_head VALUES (2, 0, 0)",
+        "INSERT INTO log_head VALUES (NULL, 0, 0)",
+        "REPLACE INTO log_head VALUES (1, 0, 0)",
+        "INSERT OR REPLACE INTO log_head VALUES (1, 0, 0)",
+        "INSERT INTO log_head VALUES (1, 0, 0) ON CONFLICT DO UPDATE SET size = 0",
+    ],
+    "quarantine": [
+        "UPDATE quarantine SET body = x'00'",
+        "UPDATE quarantine SET reason = 'forged', resolved_at = 1",
+        "UPDATE quarantine SET headers = '{}'",
+        "UPDATE quarantine SET headers = NULL WHERE headers IS NOT NULL",
+        "UPDATE quarantine SET event_id = 'forged' WHERE event_id IS NULL",
+        "UPDATE quarantine SET position = 99",
+        "UPDATE quarantine SET id = id + 1000",
+        "UPDATE quarantine SET rowid = rowid + 1000",
+        "UPDATE OR REPLACE quarantine SET id = 2 WHERE id = 1",
+        "UPDATE OR REPLACE quarantine SET rowid = 2 WHERE id = 1",
+        "UPDATE OR REPLACE quarantine SET oid = 2, resolution = 'seen' WHERE id = 1",
+        "UPDATE OR IGNORE quarantine SET kind = 'forged'",
+        "DELETE FROM quarantine",
+        "DELETE FROM quarantine WHERE resolved_at IS NULL",
+        f"REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1, {SAME_EVIDENCE}",
+        f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) SELECT NULL, {SAME_EVIDENCE}",
+        f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1000, {SAME_EVIDENCE}",
+        f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) "
+        "VALUES (1, 'other', 'other', 'rest', 'forged', x'00', x'00', 1)",
+        f"INSERT INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1, {SAME_EVIDENCE} AND true "
+        "ON CONFLICT DO UPDATE SET reason = 'forged'",
+    ],
+}
+
+
+def fill(store: EventStore) -> None:
+    """Wix's own examples (one of which is a conflict), and two deliveries that no reader took."""
+    for delivery in examples():
+        store.ingest([(1, delivery.line())])
+    kept = [Rejected("site", "rest", None, None, f"reason {n}", b"body %d" % n, {"via": "test"}) for n in range(2)]
+    store.submit([*kept]).result()
+
+
+def dump(connection: sqlite3.Connection) -> list[str]:
+    return list(connection.iterdump())
+
+
+@pytest.fixture(scope="module")
+def filled(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("filled") / "log.db"
+    path.write_bytes(template.read_bytes())
+    with EventStore.open(path) as store:
+        fill(store)
+    return path
+
+
+@pytest.fixture(params=["recursive triggers off", "recursive triggers on"])
+def stranger(request: pytest.FixtureRequest, filled: Path) -> Iterator[sqlite3.Connection]:
+    """Somebody with the file and a plain driver."""
+    with closing(sqlite3.connect(filled, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA recursive_triggers = {request.param.rsplit(' ', 1)[1]}")
+        yield connection
+
+
+@pytest.mark.parametrize("table", ATTACKS)
+def test_the_database_refuses_to_change_the_log_and_nothing_of_it_changes(
+    stranger: sqlite3.Connection, table: str
+) -> None:
+    before = dump(stranger)
+    assert int(stranger.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) >= 1
+    for attack in ATTACKS[table]:
+        with pytest.raises(sqlite3.IntegrityError):
+            stranger.execute(attack)
+        assert dump(stranger) == before, attack
+
+
+def test_a_null_position_cannot_slip_into_the_head_unnoticed(stranger: sqlite3.Connection) -> None:
+    before = dump(stranger)
+    with pytest.raises(sqlite3.IntegrityError):
+        stranger.execute("UPDATE OR IGNORE log_head SET size = NULL, recorded_at = NULL")
+    assert dump(stranger) == before
+
+
+def test_a_whole_transaction_of_attacks_leaves_nothing_behind(stranger: sqlite3.Connection) -> None:
+    before = dump(stranger)
+    stranger.execute("BEGIN IMMEDIATE")
+    for attack in (attack for attacks in ATTACKS.values() for attack in attacks):
+        if not stranger.in_transaction:  # UPDATE OR ROLLBACK has ended it
+            stranger.execute("BEGIN IMMEDIATE")
+        with pytest.raises(sqlite3.IntegrityError):
+            stranger.execute(attack)
+    stranger.execute("COMMIT")
+    assert dump(stranger) == before
+
+
+def test_how_a_quarantined_delivery_was_resolved_may_be_noted_beside_the_evidence(path: Path) -> None:
+    with EventStore.open(path) as store:
+        fill(store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE quarantine SET resolved_at = 1, resolution = 'read by a newer reader' WHERE id = 1")
+        noted = connection.execute("SELECT resolution FROM quarantine WHERE id = 1").fetchone()
+    assert noted == ("read by a newer reader",)
+
+
+def test_the_guards_do_not_stand_in_the_way_of_growing(path: Path) -> None:
+    with EventStore.open(path) as store:
+        fill(store)
+        size = store.head()
+        assert size > 0
+        for delivery in examples():
+            store.ingest([(1, delivery.line())])
+        assert missing_guards(store.engine) == []
+    with EventStore.open(path) as store:
+        assert store.head() >= size
+
+
+RAISED, CONSTRAINT_VIOLATED = "P0", "23"
+"""PostgreSQL's classes of errors for a refusal, as against a mistake in the attack."""
+POSTGRESQL_ATTACKS = [
+    "UPDATE events SET payload = '{}' WHERE position = 1",
+    "UPDATE events SET position = position + 1000",
+    "DELETE FROM events WHERE position = 1",
+    "DELETE FROM events",
+    "TRUNCATE events",
+    "TRUNCATE events, event_keys, log_head, quarantine",
+    "INSERT INTO events SELECT * FROM events WHERE position = 1 ON CONFLICT (position) DO UPDATE SET payload = '{}'",
+    "MERGE INTO events USING (SELECT 1 AS one) AS s ON position = s.one WHEN MATCHED THEN DELETE",
+    "UPDATE event_keys SET content_hash = ''::bytea",
+    "DELETE FROM event_keys",
+    "TRUNCATE event_keys",
+    "INSERT INTO event_keys SELECT * FROM event_keys LIMIT 1 ON CONFLICT (site_id, event_id) DO UPDATE SET position = 99",
+    "UPDATE log_head SET size = size - 1",
+    "UPDATE log_head SET size = size + 1",
+    "UPDATE log_head SET recorded_at = recorded_at - 1",
+    "UPDATE log_head SET recorded_at = recorded_at + 1",
+    "UPDATE log_head SET id = 2",
+    "DELETE FROM log_head",
+    "TRUNCATE log_head",
+    "INSERT INTO log_head VALUES (1, 0, 0)",
+    "INSERT INTO log_head VALUES (2, 0, 0)",
+    "UPDATE quarantine SET body = ''::bytea",
+    "UPDATE quarantine SET id = id + 1000",
+    "DELETE FROM quarantine",
+    "TRUNCATE quarantine",
+]
+
+
+@pytest.mark.parametrize("role", ["origin", "replica"])
+def test_postgresql_refuses_to_change_the_log_in_replication_sessions_too(
+    postgresql_store: EventStore, role: str
+) -> None:
+    store = postgresql_store
+    fill(store)
+    tables = {
+        "events": "position",
+        "event_keys": "position",
+        "log_head": "id",
+        "quarantine": "id",
+    }
+
+    def everything() -> list[object]:
+        with store.engine.connect() as connection:
+            return [
+                tuple(row)
+                for table, order in tables.items()
+                for row in connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY {order}")
+            ]
+
+    before = everything()
+    for attack in POSTGRESQL_ATTACKS:
+        with store.engine.connect() as connection:
+            connection.exec_driver_sql(f"SET session_replication_role = {role}")
+            with pytest.raises(DBAPIError) as refused:
+                connection.exec_driver_sql(attack)
+            assert refused.value.orig is not None
+            assert getattr(refused.value.orig, "sqlstate", "")[:2] in {RAISED, CONSTRAINT_VIOLATED}, refused.value
+            connection.rollback()
+        assert everything() == before, attack
+
+
+def test_a_dropped_or_disabled_guard_is_reported(store: EventStore) -> None:
+    assert missing_guards(store.engine) == []
+    with store.engine.begin() as connection:
+        if store.engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("DROP TRIGGER quarantine_no_rewrite")
+        else:
+            connection.exec_driver_sql("ALTER TABLE quarantine DISABLE TRIGGER quarantine_no_rewrite")
+    assert missing_guards(store.engine) == ["quarantine_no_rewrite"]
+    assert store.status().missing_guards == ("quarantine_no_rewrite",)
+
+
+def test_a_guard_that_fires_in_ordinary_sessions_only_is_reported(postgresql_store: EventStore) -> None:
+    with postgresql_store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE events ENABLE TRIGGER events_no_change")
+    assert missing_guards(postgresql_store.engine) == ["events_no_change"]
+
+
+def test_a_forged_head_does_not_make_the_writer_leave_a_gap(path: Path) -> None:
+    with EventStore.open(path) as store:
+        fill(store)
+        size = store.head()
+        with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+            stranger.execute("DROP TRIGGER log_head_forward_only")
+            stranger.execute("UPDATE log_head SET size = size + 10")
+        event = store.read()[0].event.model_copy(update={"event_id": "next"})
+        assert store.append(event).kind is OutcomeKind.QUARANTINED
+        with closing(sqlite3.connect(path)) as stranger:
+            assert stranger.execute("SELECT max(position) FROM events").fetchone() == (size,)

@@ -1,0 +1,463 @@
+"""The log at work: the group-commit writer under load and in trouble, and the readers."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from eventstore.errors import InputError, NotFound, StoreUnavailable
+from eventstore.event import Coupon, Discount, DiscountType, Event, Source
+from eventstore.log import engine as log_engine
+from eventstore.log import reader
+from eventstore.log.arrow import EVENT_SCHEMA, event_batches
+from eventstore.log.engine import make_engine, store_url
+from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, prepare
+from eventstore.log.types import to_micros
+from eventstore.log.writer import Writer
+from eventstore.store import EventStore
+
+TIME = datetime(2026, 9, 1, tzinfo=UTC)
+
+
+def event(number: int, *, site: str = "site", coupon: str | None = None, type_: str = "coupon.updated") -> Event:
+    about = coupon or f"c{number % 3}"
+    return Event(
+        event_id=f"e{number}",
+        type=type_,
+        entity_id=about,
+        coupon_id=about,
+        event_time=TIME + timedelta(seconds=number),
+        coupon=Coupon(code=f"CODE{number}", discount=Discount(type=DiscountType.FREE_SHIPPING)),
+        source=Source.REST,
+        site_id=site,
+        sequence=number,
+    )
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another process's lock on the database, as the writer sees it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def no_gap(store: EventStore, size: int) -> None:
+    assert [record.position for record in store.stream()] == list(range(1, size + 1))
+    assert store.head() == size
+
+
+# Group commit
+
+
+def test_many_callers_at_once_are_each_told_the_truth(store: EventStore) -> None:
+    callers, each = 64, 10
+    barrier = threading.Barrier(callers)
+
+    def call(caller: int) -> list[tuple[Event, Outcome]]:
+        barrier.wait()
+        # Every event is told by two callers, so that each is new to one of them and known to the other.
+        mine = [event((caller // 2) * each + number) for number in range(each)]
+        return [(one, store.append(one)) for one in mine]
+
+    with ThreadPoolExecutor(callers) as pool:
+        answers = [answer for found in pool.map(call, range(callers)) for answer in found]
+    recorded = {record.position: record.event for record in store.stream()}
+    assert len(recorded) == callers // 2 * each
+    no_gap(store, callers // 2 * each)
+    for told, outcome in answers:
+        assert outcome.position is not None
+        assert recorded[outcome.position] == told
+    kinds = [outcome.kind for _, outcome in answers]
+    assert kinds.count(OutcomeKind.APPENDED) == kinds.count(OutcomeKind.DUPLICATE) == len(recorded)
+
+
+def test_an_answer_comes_only_after_the_event_can_be_read_by_anyone(path: Path, sqlite_store: EventStore) -> None:
+    with closing(sqlite3.connect(path)) as stranger:
+        for number in range(1, 21):
+            position = sqlite_store.append(event(number)).position
+            assert stranger.execute("SELECT max(position) FROM events").fetchone() == (position,)
+
+
+def test_each_entry_of_a_batch_gets_its_own_outcome_in_order(store: EventStore) -> None:
+    store.append(event(1))
+    contradiction = event(1).model_copy(update={"anonymize": True})
+    told_otherwise = event(1).model_copy(update={"source": Source.VELO, "sequence": None})
+    rejected = Rejected("site", "rest", None, None, "no entity", b"{}")
+    outcomes = store.submit(
+        [
+            prepare(event(2)),
+            prepare(event(1)),
+            prepare(contradiction),
+            prepare(event(2)),
+            rejected,
+            prepare(event(3)),
+            prepare(told_otherwise),
+        ]
+    ).result()
+    assert [(outcome.kind.value, outcome.position) for outcome in outcomes] == [
+        ("appended", 2),
+        ("duplicate", 1),
+        ("conflict", 1),
+        ("duplicate", 2),
+        ("quarantined", None),
+        ("appended", 3),
+        ("duplicate", 1),
+    ]
+    assert store.status().conflicts == 1
+    assert store.status().quarantined == 1
+    no_gap(store, 3)
+
+
+def test_the_same_event_id_with_another_sequence_is_a_conflict_and_with_none_a_duplicate(store: EventStore) -> None:
+    assert store.append(event(1)).kind is OutcomeKind.APPENDED
+    assert store.append(event(1).model_copy(update={"sequence": None})).kind is OutcomeKind.DUPLICATE
+    assert store.append(event(1).model_copy(update={"sequence": 99})).kind is OutcomeKind.CONFLICT
+
+
+def test_one_event_id_in_two_sites_is_two_events(store: EventStore) -> None:
+    assert [store.append(event(1, site=site)).position for site in ("a", "b", "a")] == [1, 2, 1]
+
+
+def test_evidence_told_again_and_again_is_kept_once(store: EventStore) -> None:
+    store.append(event(1))
+    contradiction = event(1).model_copy(update={"anonymize": True})
+    ids = {store.append(contradiction).quarantine_id for _ in range(5)}
+    assert len(ids) == 1
+    assert store.status().conflicts == 1
+
+
+def test_a_conflict_keeps_the_exact_bytes_that_were_delivered(sqlite_store: EventStore, path: Path) -> None:
+    sqlite_store.append(event(1))
+    sqlite_store.append(event(1).model_copy(update={"anonymize": True}), original=b'{"as": "delivered"}')
+    with closing(sqlite3.connect(path)) as stranger:
+        assert stranger.execute("SELECT kind, position, body FROM quarantine").fetchall() == [
+            ("conflict", 1, b'{"as": "delivered"}')
+        ]
+
+
+def test_a_clock_set_back_does_not_make_the_time_of_recording_run_backwards(
+    sqlite_store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from eventstore.log import writer
+
+    sqlite_store.append(event(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.time, "time_ns", lambda: 0)
+        sqlite_store.append(event(2))
+    sqlite_store.append(event(3))
+    first, second, third = [record.recorded_at for record in sqlite_store.stream()]
+    assert first == second <= third
+
+
+def test_a_caller_that_no_longer_waits_does_not_keep_others_from_being_answered(store: EventStore) -> None:
+    abandoned = store.submit([prepare(event(1))])
+    abandoned.cancel()
+    assert store.append(event(2)).kind is OutcomeKind.APPENDED
+
+    async def gone() -> None:
+        task = asyncio.ensure_future(asyncio.wrap_future(store.submit([prepare(event(3))])))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(gone())
+    assert store.append(event(4)).kind is OutcomeKind.APPENDED
+    no_gap(store, 4)
+
+
+# Pushing back, closing
+
+
+def test_a_full_queue_pushes_back_and_takes_events_again_once_there_is_room(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 60_000)
+    with EventStore.open(path, queue_events=5) as store:
+        accepted: list[Future[list[Outcome]]] = []
+        with held(path):
+            with pytest.raises(StoreUnavailable, match="waiting"):  # noqa: PT012 - one piece may be under way already
+                for number in range(100):
+                    accepted.append(store.submit([prepare(event(number))]))
+            assert 5 <= len(accepted) < 100
+        for future in accepted:
+            assert future.result()[0].kind is OutcomeKind.APPENDED
+        assert store.append(event(100)).kind is OutcomeKind.APPENDED
+        no_gap(store, len(accepted) + 1)
+
+
+def test_a_piece_larger_than_the_queue_is_taken_when_nothing_waits(path: Path) -> None:
+    with EventStore.open(path, queue_events=5) as store:
+        outcomes = store.submit([prepare(event(number)) for number in range(50)]).result()
+        assert [outcome.position for outcome in outcomes] == list(range(1, 51))
+
+
+def test_close_writes_what_waits_and_then_refuses(path: Path) -> None:
+    store = EventStore.open(path)
+    with held(path):
+        futures = [store.submit([prepare(event(number))]) for number in range(100)]
+    store.close()
+    assert sorted(future.result()[0].position or 0 for future in futures) == list(range(1, 101))
+    with pytest.raises(StoreUnavailable, match="closing"):
+        store.append(event(1000))
+    with EventStore.open(path) as again:
+        no_gap(again, 100)
+
+
+def test_no_events_are_no_outcomes(store: EventStore) -> None:
+    assert store.submit([]).result() == []
+    assert list(store.append_many([])) == []
+    assert store.head() == 0
+
+
+# Trouble
+
+
+def test_a_locked_database_is_unavailable_and_recovers_without_a_restart(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 20)
+    with EventStore.open(path) as store:
+        store.append(event(1))
+        with held(path), pytest.raises(StoreUnavailable, match="locked") as refused:
+            store.append(event(2))
+        assert refused.value.retry_after > 0
+        assert store.append(event(2)).position == 2
+        no_gap(store, 2)
+
+
+def unfit(number: int, **wrong: object) -> Prepared:
+    """An entry that can not be written: a mistake of whoever prepared it."""
+    return prepare(event(number), b'{"exact": "bytes"}')._replace(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"event_time": "yesterday"},
+        {"event_time": 2**63},
+        {"sequence": 2**63},
+        {"payload": b"\xff\xfe"},
+        {"type": None},
+        {"entity_id": object()},
+        {"coupon_id": 7},
+        {"event_id": 7},
+    ],
+    ids=str,
+)
+def test_an_entry_that_the_log_refuses_is_quarantined_and_the_rest_of_its_batch_appended(
+    store: EventStore, wrong: dict[str, object]
+) -> None:
+    bad = unfit(2, **wrong)
+    batch = store.submit([prepare(event(1)), bad, prepare(event(3))])
+    kinds = [outcome.kind.value for outcome in batch.result()]
+    assert kinds == ["appended", "quarantined", "appended"]
+    assert store.append(event(4)).position == 3
+    assert store.status().quarantined == 1
+    no_gap(store, 3)
+
+
+def test_one_bad_piece_does_not_fail_the_pieces_committed_with_it(path: Path) -> None:
+    with EventStore.open(path) as store:
+        with held(path):
+            futures = [store.submit([prepare(event(number))]) for number in range(1, 10)]
+            bad = store.submit([unfit(99, event_time=None)])
+            later = store.submit([prepare(event(10))])
+        assert [future.result()[0].kind.value for future in futures] == ["appended"] * 9
+        assert bad.result()[0].kind is OutcomeKind.QUARANTINED
+        assert later.result()[0].kind is OutcomeKind.APPENDED
+        no_gap(store, 10)
+
+
+def test_what_not_even_quarantine_takes_is_told_to_its_caller_alone(store: EventStore) -> None:
+    hopeless = unfit(2, site_id=None)
+    with pytest.raises(Exception, match=r".") as told:
+        store.submit([hopeless]).result()
+    assert not isinstance(told.value, TimeoutError)
+    assert store.append(event(3)).position == 1
+
+
+def test_a_writer_told_of_every_commit_is_told_in_order(sqlite_store: EventStore) -> None:
+    heard: list[int] = []
+    writer = Writer(sqlite_store.engine, on_commit=heard.append)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: writer.submit([prepare(event(number))]).result(), range(100)))
+    writer.close()
+    assert heard == sorted(heard)
+    assert heard[-1] == 100
+
+
+# Several processes
+
+PROCESSES, EACH = 2, 150
+
+
+def append_in_another_process(url: str, number: int, start: object) -> None:
+    with EventStore.open(url) as store:
+        start.wait()  # type: ignore[attr-defined]
+        for index in range(EACH):
+            # Every third event is told by both processes.
+            shared = index % 3 == 0
+            store.append(event(index if shared else 1000 * (number + 1) + index, site="shared" if shared else "own"))
+
+
+def in_processes(url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(PROCESSES)
+    workers = [
+        context.Process(target=append_in_another_process, args=(url, number, start)) for number in range(PROCESSES)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+        worker.close()
+
+
+def test_two_processes_append_to_one_store_at_once_without_gap_or_loss(store: EventStore) -> None:
+    in_processes(store.engine.url.render_as_string(hide_password=False))
+    size = EACH // 3 + PROCESSES * (EACH - EACH // 3)
+    no_gap(store, size)
+    recorded = list(store.stream())
+    assert len({(record.event.site_id, record.event.event_id) for record in recorded}) == size
+    assert [record.recorded_at for record in recorded] == sorted(record.recorded_at for record in recorded)
+    assert store.status().conflicts == store.status().quarantined == 0
+
+
+def test_two_processes_may_make_the_same_new_store_at_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    in_processes(url)
+    with EventStore.open(url) as store:
+        no_gap(store, EACH // 3 + PROCESSES * (EACH - EACH // 3))
+
+
+# Reading
+
+
+@pytest.fixture
+def read_store(store: EventStore) -> EventStore:
+    """Thirty events: two sites, three coupons, two types."""
+    list(
+        store.append_many(
+            event(
+                number,
+                site="ab"[number % 2],
+                type_="coupon.applied" if number % 5 == 0 else "coupon.updated",
+            )
+            for number in range(1, 31)
+        )
+    )
+    return store
+
+
+def test_pages_follow_one_another_without_a_gap_or_a_repeat(read_store: EventStore) -> None:
+    found: list[int] = []
+    while page := read_store.read(after=found[-1] if found else 0, limit=7):
+        assert len(page) <= 7
+        found += [record.position for record in page]
+    assert found == list(range(1, 31))
+    assert read_store.read(after=30) == []
+    assert [record.position for record in reader.stream(read_store.engine, page=7)] == found
+    assert [record.position for record in reader.stream(read_store.engine, page=7, after=3, until=20)] == found[3:20]
+    assert [record.position for record in reader.stream(read_store.engine, page=5, until=10_000)] == found
+
+
+def test_filters_combine(read_store: EventStore) -> None:
+    everything = [record.event for record in read_store.stream()]
+    for site in (None, "a", "b", "nowhere"):
+        for coupon in (None, "c0", "c1", "nothing"):
+            for type_ in (None, "coupon.applied", "coupon.updated", "coupon.exploded"):
+                wanted = [
+                    one
+                    for one in everything
+                    if site in {None, one.site_id} and coupon in {None, one.coupon_id} and type_ in {None, one.type}
+                ]
+                found = read_store.read(site_id=site, coupon_id=coupon, type_=type_)
+                assert [record.event for record in found] == wanted
+                paged = reader.stream(read_store.engine, site_id=site, coupon_id=coupon, type_=type_, page=2)
+                assert [record.event for record in paged] == wanted
+
+
+def test_an_event_is_found_by_its_id(read_store: EventStore) -> None:
+    assert read_store.find("e7").event == event(7, site="b")
+    assert read_store.find("e7", site_id="b").position == 7
+    with pytest.raises(NotFound, match="e7"):
+        read_store.find("e7", site_id="a")
+    with pytest.raises(NotFound, match="nothing"):
+        read_store.find("nothing")
+
+
+def test_a_stream_begun_before_an_append_ends_where_the_log_ended(read_store: EventStore) -> None:
+    stream = reader.stream(read_store.engine, page=10)
+    first = next(stream)
+    read_store.append(event(1000))
+    assert [first.position, *(record.position for record in stream)] == list(range(1, 31))
+
+
+@pytest.mark.parametrize(("after", "until"), [(0, 30), (0, 10_000), (7, 9), (29, 30), (30, 30), (12, 5)])
+def test_bulk_batches_say_what_pages_say(read_store: EventStore, after: int, until: int) -> None:
+    wanted = [record for record in read_store.stream() if after < record.position <= until]
+    with event_batches(read_store.engine, after=after, until=until) as batches:
+        found: pa.Table = batches.read_all()
+    assert found.schema == EVENT_SCHEMA
+    assert found.to_pylist() == [
+        {
+            "position": record.position,
+            "event_time": to_micros(record.event.event_time),
+            "recorded_at": to_micros(record.recorded_at),
+            "payload": record.payload,
+        }
+        for record in wanted
+    ]
+
+
+def test_a_bulk_read_left_half_way_leaves_nothing_open(read_store: EventStore) -> None:
+    for _ in range(20):
+        with event_batches(read_store.engine, after=0, until=30) as batches:
+            next(iter(batches))
+    assert read_store.append(event(1000)).position == 31
+
+
+def test_reading_goes_on_while_the_log_is_being_written(sqlite_store: EventStore) -> None:
+    done = threading.Event()
+
+    def write() -> None:
+        list(sqlite_store.append_many(event(number) for number in range(3000)))
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not done.is_set():
+        head = sqlite_store.head()
+        with event_batches(sqlite_store.engine, after=0, until=head) as batches:
+            assert batches.read_all()["position"].to_pylist() == list(range(1, head + 1))
+    thread.join()
+    no_gap(sqlite_store, 3000)
+
+
+# URLs
+
+
+def test_a_path_is_a_sqlite_store_and_urls_of_both_engines_are_taken() -> None:
+    assert str(store_url("some/file.db")) == "sqlite:///some/file.db"
+    assert str(store_url(Path("/abs/file.db"))) == "sqlite:////abs/file.db"
+    assert store_url("postgresql://host/name").drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "sqlite:///:memory:", "://", "what://"])
+def test_a_url_that_cannot_hold_a_log_is_refused(url: str) -> None:
+    with pytest.raises(InputError):
+        make_engine(url)

@@ -1,0 +1,493 @@
+"""Reports and the analytics connection over a store on disk: hand-counted answers, and a connection that can do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+import pytest
+from sqlalchemy import text
+
+import analytics
+from analytics.connect import FACT_COLUMNS
+from eventstore.demo import examples, month
+from eventstore.errors import InputError, NotFound, ProjectionError, ReportError, StoreNotReady
+from eventstore.log.engine import make_engine
+from eventstore.projections.catalogue import projections
+from eventstore.projections.duck import ModelSession
+from eventstore.store import EventStore
+
+STORES = "1380b703-ce81-ff05-f115-39571d94dfcd"
+TEN = {"name": "Ten off", "code": "TEN", "type": "PercentOff", "percentOffRate": 10, "usageLimit": 2}
+FIVE = {"name": "Five euros", "code": "FIVE", "type": "MoneyOff", "moneyOffAmount": 5.25}
+SHIP = {"name": 'Free, "really"', "code": "=SHIP", "type": "FreeShipping", "freeShipping": True}
+
+
+class History:
+    """What a shop's events.js would send, one call an event. Days and hours are of September 2026, UTC."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+        self.told = 0
+
+    def _send(self, handler: str, coupon: str, day: int, hour: int, site: str, **body: Any) -> None:
+        self.told += 1
+        time = f"2026-09-{day:02d}T{hour:02d}:00:00.000001Z"
+        metadata = {"id": f"event-{self.told}", "entityId": coupon, "eventTime": time}
+        sent = orjson.dumps({"metadata": metadata | {"triggeredByAnonymizeRequest": False}, **body})
+        [outcome] = self.store.receive(sent, handler=f"wixMarketing_onCoupon{handler}", site=site)
+        assert outcome.kind == "appended", outcome
+
+    def created(self, coupon: str, content: dict[str, Any], day: int, hour: int = 0, site: str = "shop") -> None:
+        self._send("Created", coupon, day, hour, site, entity={"_id": coupon, "active": True, **content})
+
+    def deleted(self, coupon: str, day: int, hour: int = 0, site: str = "shop") -> None:
+        self._send("Deleted", coupon, day, hour, site)
+
+    def applied(self, coupon: str, content: dict[str, Any], order: str, uses: int, day: int, hour: int = 0) -> None:
+        shown = {"_id": coupon, "active": True, "numberOfUsages": uses, **content}
+        self._send(
+            "Applied", coupon, day, hour, "shop", data={"coupon": shown, "wixAppId": STORES, "wixAppOrderId": order}
+        )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def shop(path: Path) -> Path:
+    """Four coupons, seven uses told eight times.
+
+    | coupon | life | uses |
+    |---|---|---|
+    | TEN, 10 %, at most 2 uses | made on the 1st, deleted on the 5th | the 2nd (told again on the 4th), the 3rd, and the 6th |
+    | FIVE, 5.25 off | made on the 1st, deleted on the 3rd, back on the 5th | the 2nd, the 4th, the 5th, and the 6th |
+    | =SHIP, free shipping | made on the 1st | never |
+    | gone | of another site; only its deletion on the 2nd is known | never |
+    """
+    with EventStore.open(path) as store:
+        history = History(store)
+        history.created("ten", TEN, 1)
+        history.created("five", FIVE, 1)
+        history.created("ship", SHIP, 1)
+        history.applied("ten", TEN, "order-1", 1, day=2, hour=10)
+        history.applied("five", FIVE, "order-1", 1, day=2, hour=10)
+        history.deleted("gone", day=2, site="other")
+        history.applied("ten", TEN, "order-2", 2, day=3)
+        history.deleted("five", day=3, hour=12)
+        history.applied("five", FIVE, "order-3", 2, day=4)
+        history.applied("ten", TEN, "order-1", 2, day=4, hour=1)
+        history.deleted("ten", day=5)
+        history.created("five", FIVE | {"numberOfUsages": 2}, 5)
+        history.applied("five", FIVE, "order-4", 3, day=5, hour=8)
+        history.applied("ten", TEN, "order-5", 4, day=6)
+        history.applied("five", FIVE, "order-6", 4, day=6, hour=23)
+    return path
+
+
+@pytest.fixture(scope="module")
+def month_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("month") / "store.db"
+    with EventStore.open(path) as store:
+        store.ingest(enumerate((delivery.line() for delivery in month(events=600)), start=1))
+    return path
+
+
+@pytest.fixture
+def connection(shop: Path) -> Iterator[analytics.AnalyticsConnection]:
+    with analytics.connect(shop) as opened:
+        yield opened
+
+
+def at(day: int, hour: int = 0) -> datetime:
+    return datetime(2026, 9, day, hour, 0, 0, 1, tzinfo=UTC)
+
+
+def rows(result: analytics.ReportResult, *names: str) -> list[tuple[Any, ...]]:
+    """The named columns of the answer's rows."""
+    indexes = [[column.name for column in result.columns].index(name) for name in names]
+    return [tuple(row[index] for index in indexes) for row in result.rows]
+
+
+# --- usage per coupon -------------------------------------------------------------------------------------------------
+
+
+def test_usage_per_coupon_counts_an_order_once_and_lists_what_was_never_used(shop: Path) -> None:
+    result = analytics.run_report(shop, "usage-per-coupon")
+    five = Decimal("5.25")
+    assert result.rows == (
+        ("shop", "five", "FIVE", "Five euros", "MONEY_OFF", five, 4, 4, 0, at(2, 10), at(6, 23), 1, None, False),
+        ("shop", "ten", "TEN", "Ten off", "PERCENT_OFF", 10, 3, 4, -1, at(2, 10), at(6), 1, 2, True),
+        ("shop", "ship", "=SHIP", 'Free, "really"', "FREE_SHIPPING", None, 0, 0, 0, None, None, 0, None, False),
+        ("other", "gone", None, None, "UNKNOWN", None, 0, None, None, None, None, 0, None, True),
+    )
+    assert (result.title, result.position) == ("Usage per coupon", 15)
+    assert all(type(value) is not float for row in result.rows for value in row)
+    assert all(value.tzinfo is UTC for row in result.rows for value in row if isinstance(value, datetime))
+
+
+def test_usage_per_coupon_within_a_window_includes_its_beginning_and_not_its_end(shop: Path) -> None:
+    result = analytics.run_report(shop, "usage-per-coupon", since="2026-09-02T10:00:00.000001Z", until=at(6))
+    names = ("coupon_id", "times_used", "reported_usages", "difference", "last_used_at", "uses_after_deletion")
+    assert rows(result, *names) == [
+        ("five", 3, None, None, at(5, 8), 1),
+        ("ten", 2, None, None, at(3), 0),
+        ("ship", 0, None, None, None, 0),
+        ("gone", 0, None, None, None, 0),
+    ]
+    assert result.parameters == {"site": None, "since": at(2, 10), "until": at(6)}
+
+
+def test_half_a_window_is_a_window(shop: Path) -> None:
+    names = ("coupon_id", "times_used", "reported_usages")
+    late = analytics.run_report(shop, "usage-per-coupon", since="2026-09-06")
+    assert rows(late, *names)[:2] == [("five", 1, None), ("ten", 1, None)]
+    early = analytics.run_report(shop, "usage-per-coupon", until="2026-09-03")
+    assert rows(early, *names)[:2] == [("five", 1, None), ("ten", 1, None)]
+
+
+def test_usage_per_coupon_of_one_site(shop: Path) -> None:
+    assert rows(analytics.run_report(shop, "usage-per-coupon", site="other"), "coupon_id") == [("gone",)]
+    assert analytics.run_report(shop, "usage-per-coupon", site="nowhere").rows == ()
+    # A value is bound: it can be nothing but a value.
+    assert analytics.run_report(shop, "usage-per-coupon", site="x' OR '1'='1").rows == ()
+
+
+# --- usage per discount type ------------------------------------------------------------------------------------------
+
+
+def test_usage_per_discount_type_lists_the_types_there_are_in_their_order(shop: Path) -> None:
+    assert analytics.run_report(shop, "usage-per-discount-type").rows == (
+        ("MONEY_OFF", 1, 1, 4, Decimal("57.1"), 4, at(2, 10), at(6, 23), 1),
+        ("PERCENT_OFF", 1, 1, 3, Decimal("42.9"), 3, at(2, 10), at(6), 1),
+        ("FREE_SHIPPING", 1, 0, 0, 0, None, None, None, 0),
+        ("UNKNOWN", 1, 0, 0, 0, None, None, None, 0),
+    )
+
+
+def test_usage_per_discount_type_within_a_window_of_one_site(shop: Path) -> None:
+    result = analytics.run_report(shop, "usage-per-discount-type", site="shop", since=at(3), until="2026-09-05")
+    assert rows(result, "discount_type", "coupons", "coupons_used", "times_used", "share_of_uses") == [
+        ("MONEY_OFF", 1, 1, 1, 50),
+        ("PERCENT_OFF", 1, 1, 1, 50),
+        ("FREE_SHIPPING", 1, 0, 0, 0),
+    ]
+
+
+def test_without_uses_there_is_no_share_of_them(shop: Path) -> None:
+    result = analytics.run_report(shop, "usage-per-discount-type", until="2026-09-01")
+    assert set(rows(result, "times_used", "share_of_uses", "uses_per_used_coupon")) == {(0, None, None)}
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("report", analytics.reports(), ids=lambda report: report.name)
+def test_the_declared_columns_and_parameters_are_the_query_s(
+    connection: analytics.AnalyticsConnection, report: analytics.Report
+) -> None:
+    [statement] = duckdb.extract_statements(report.sql)
+    assert statement.named_parameters == {each.name for each in report.parameters}
+    made = connection.execute(report.sql, report.values({})).description
+    assert [column[0] for column in made] == [column.name for column in report.columns]
+    kinds = {"text": str, "boolean": bool, "time": datetime, "amount": Decimal, "percent": Decimal, "coupons": int}
+    for row in analytics.run_report(connection, report.name).rows:
+        for column, value in zip(report.columns, row, strict=True):
+            assert value is None or isinstance(value, kinds.get(column.unit, int | Decimal)), column
+
+
+@pytest.mark.parametrize("name", [report.name for report in analytics.reports()])
+def test_an_empty_store_gives_an_empty_answer(path: Path, name: str) -> None:
+    EventStore.open(path).close()
+    result = analytics.run_report(path, name)
+    assert (result.rows, result.position, result.to_json(), result.cells()) == ((), 0, b"[]", [])
+    assert result.to_csv().count("\r\n") == 1
+
+
+def test_five_events_read_well(path: Path) -> None:
+    with EventStore.open(path) as store:
+        history = History(store)
+        history.created("ten", TEN, 1)
+        history.created("ship", SHIP, 1)
+        history.applied("ten", TEN, "order-1", 1, day=2, hour=9)
+        history.applied("ten", TEN, "order-2", 2, day=3)
+        history.applied("ship", SHIP, "order-2", 1, day=3)
+        per_coupon = analytics.run_report(store.engine, "usage-per-coupon")
+        per_type = analytics.run_report(store.engine, "usage-per-discount-type")
+        assert store.head() == 5  # the engine it was lent is still open
+    assert per_coupon.cells() == [
+        # fmt: off
+        [
+            "shop",
+            "ten",
+            "TEN",
+            "Ten off",
+            "PERCENT_OFF",
+            "10",
+            "2",
+            "2",
+            "0",
+            "2026-09-02 09:00",
+            "2026-09-03 00:00",
+            "0",
+            "2",
+            "no",
+        ],
+        [
+            "shop",
+            "ship",
+            "=SHIP",
+            'Free, "really"',
+            "FREE_SHIPPING",
+            "–",
+            "1",
+            "1",
+            "0",
+            "2026-09-03 00:00",
+            "2026-09-03 00:00",
+            "0",
+            "–",
+            "no",
+        ],
+        # fmt: on
+    ]
+    assert per_coupon.to_csv().splitlines()[2] == (
+        'shop,ship,\'=SHIP,"Free, ""really""",FREE_SHIPPING,,1,1,0,'
+        "2026-09-03T00:00:00.000001Z,2026-09-03T00:00:00.000001Z,0,,false"
+    )
+    assert per_type.cells() == [
+        ["PERCENT_OFF", "1", "1", "2", "66.7", "2", "2026-09-02 09:00", "2026-09-03 00:00", "0"],
+        ["FREE_SHIPPING", "1", "1", "1", "33.3", "1", "2026-09-03 00:00", "2026-09-03 00:00", "0"],
+    ]
+    assert orjson.loads(per_type.to_json())[0]["share_of_uses"] == 66.7
+
+
+def test_the_sums_of_both_reports_are_the_number_of_redemptions(month_store: Path) -> None:
+    with analytics.connect(month_store) as connection:
+        [(redemptions,)] = connection.execute("SELECT count(*) FROM redemptions").fetchall()
+        per_coupon = analytics.run_report(connection, "usage-per-coupon")
+        per_type = analytics.run_report(connection, "usage-per-discount-type")
+    assert redemptions > 300
+    assert sum(count for (count,) in rows(per_coupon, "times_used")) == redemptions
+    assert sum(count for (count,) in rows(per_type, "times_used")) == redemptions
+    assert sum(count for (count,) in rows(per_type, "coupons")) == len(per_coupon.rows)
+    assert sum(late for (late,) in rows(per_coupon, "uses_after_deletion")) > 0
+    assert rows(per_coupon, "times_used") == sorted(rows(per_coupon, "times_used"), reverse=True)
+    weeks = (
+        [f"2026-08-{day:02d}" for day in (1, 25)] + [f"2026-09-{day:02d}" for day in (8, 15, 22, 30)] + ["2026-10-31"]
+    )
+    spans = list(zip(weeks, weeks[1:], strict=False))
+    parts = [analytics.run_report(month_store, "usage-per-coupon", since=since, until=until) for since, until in spans]
+    assert sum(count for part in parts for (count,) in rows(part, "times_used")) == redemptions
+
+
+def test_the_report_and_the_view_of_a_coupon_agree(month_store: Path) -> None:
+    result = analytics.run_report(month_store, "usage-per-coupon")
+    names = ("coupon_id", "times_used", "reported_usages", "first_used_at", "last_used_at", "uses_after_deletion")
+    with EventStore.open(month_store) as store:
+        states = store.coupons(limit=1000)
+    assert sorted(rows(result, *names)) == sorted(
+        (
+            state.coupon_id,
+            state.usage.times_used,
+            state.usage.reported_usages,
+            state.usage.first_used_at,
+            state.usage.last_used_at,
+            state.usage.uses_after_deletion,
+        )
+        for state in states
+    )
+
+
+def test_a_use_half_a_year_after_the_deletion_is_found(path: Path) -> None:
+    with EventStore.open(path) as store:
+        store.ingest(enumerate((delivery.line() for delivery in examples()), start=1))
+    result = analytics.run_report(path, "usage-per-coupon")
+    found = {row[0]: row[1:] for row in rows(result, "code", "times_used", "uses_after_deletion", "deleted")}
+    assert found["SummerSale"] == (1, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("usage-per-cupon", {}, r"no report 'usage-per-cupon' \(did you mean usage-per-coupon\?\)"),
+        ("usage-per-coupon", {"since": "last week"}, "since takes a date .* not 'last week'"),
+        ("usage-per-coupon", {"form": "2026-09-01"}, "no parameter 'form'; it has site, since, until"),
+    ],
+)
+def test_a_wrong_question_is_refused_before_the_store_is_opened(
+    path: Path, name: str, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ReportError, match=message):
+        analytics.run_report(path, name, **parameters)
+    assert not path.exists()
+
+
+# --- the connection ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM glob('/etc/*')",
+        "ATTACH '{folder}/other.db'",
+        "COPY coupons TO '{folder}/out.csv'",
+        "COPY coupons FROM '/etc/passwd'",
+        "EXPORT DATABASE '{folder}/out'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET memory_limit = '64GB'",
+        "RESET memory_limit",
+        "SET temp_directory = '{folder}'",
+        "SET enable_external_access = true",
+        "SET lock_configuration = false",
+        "PRAGMA enable_profiling",
+        "SELECT * FROM sniffed_from_python",
+    ],
+)
+def test_a_connection_reaches_nothing_but_its_tables(
+    connection: analytics.AnalyticsConnection, tmp_path: Path, sql: str
+) -> None:
+    sniffed_from_python = connection.execute("SELECT 1 AS secret").to_arrow_table()
+    connection.load()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(duckdb.Error):
+        connection.execute(sql.format(folder=tmp_path))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert sniffed_from_python.num_rows == 1
+    assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(4,)]
+
+
+def test_what_is_changed_in_the_copy_does_not_reach_the_store(shop: Path) -> None:
+    with analytics.connect(shop) as connection:
+        connection.execute("DELETE FROM redemptions")
+        assert connection.execute("SELECT count(*) FROM redemptions").fetchall() == [(0,)]
+    with analytics.connect(shop) as connection:
+        assert connection.execute("SELECT count(*) FROM redemptions").fetchall() == [(7,)]
+
+
+def test_tables_are_loaded_when_a_query_names_them_and_once(shop: Path) -> None:
+    with EventStore.open(shop) as store, analytics.connect(shop) as connection:
+        assert (connection.loaded, connection.position) == ((), 0)
+        analytics.run_report(connection, "usage-per-coupon")
+        assert (connection.loaded, connection.position) == (("coupons", "redemptions"), 15)
+        store.receive(
+            orjson.dumps({"metadata": {"id": "later", "entityId": "new", "eventTime": "2026-09-09T00:00:00Z"}}),
+            handler="wixMarketing_onCouponDeleted",
+            site="shop",
+        )
+        assert connection.execute("SELECT count(*) FROM Coupons").fetchall() == [(4,)]
+        assert connection.execute("SELECT count(*), max(position) FROM events").fetchall() == [(16, 16)]
+        assert connection.loaded == ("coupons", "redemptions", "facts", "events")
+        assert connection.position == 15
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters", "answer"),
+    [
+        ("WITH uses AS (FROM redemptions) SELECT count(*) FROM uses", None, [(7,)]),
+        ('SELECT count(*) FROM main."coupon_usage" WHERE times_used > ?', [3], [(1,)]),
+        ("SELECT count(*) FROM facts WHERE type = $type", {"type": "coupon.applied"}, [(8,)]),
+        ("FROM query_table('coupon_usage') SELECT sum(times_used)", None, [(7,)]),
+        ("CREATE VIEW v AS FROM redemptions; SELECT count(*) FROM v", None, [(7,)]),
+        ("SELECT count(*) FROM (PIVOT redemptions ON app_id USING count(*) GROUP BY coupon_id)", None, [(2,)]),
+        ("PREPARE q AS SELECT count(*) FROM loyalty_coupons; EXECUTE q", None, [(0,)]),
+        ("SELECT events FROM (SELECT 'facts' AS events) -- redemptions", None, [("facts",)]),
+    ],
+)
+def test_a_table_is_found_however_a_query_names_it(
+    connection: analytics.AnalyticsConnection, sql: str, parameters: Any, answer: list[Any]
+) -> None:
+    assert connection.execute(sql, parameters).fetchall() == answer
+    assert len(connection.loaded) <= 2
+
+
+def test_columns_have_their_types_and_say_what_they_are(connection: analytics.AnalyticsConnection) -> None:
+    connection.load(*connection.tables)
+    told = connection.execute("SELECT table_name, column_name, data_type, comment FROM duckdb_columns()").fetchall()
+    found = {(table, column): (type_, comment) for table, column, type_, comment in told}
+    session = ModelSession()
+    for model in projections():
+        made = dict(
+            session.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {model.name})").fetchall()
+        )
+        for column in model.shown:
+            assert found.pop((model.name, column.name)) == (made[column.name], column.doc)
+    made_facts = dict(session.connection.execute("SELECT column_name, column_type FROM (DESCRIBE facts)").fetchall())
+    session.close()
+    for each in FACT_COLUMNS:
+        assert found[("facts", each.name)][0] == made_facts[each.name]
+        assert found.pop(("facts", each.name))[1] == each.doc
+        assert found.pop(("events", each.name))[1] == each.doc
+    assert not found  # nothing that only serves the merge
+    tables = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables()").fetchall())
+    assert all(tables[model.name] == model.about for model in projections())
+
+
+def test_values_come_in_python_s_own_types(connection: analytics.AnalyticsConnection) -> None:
+    sql = "SELECT later_event_ids, redeemed_at, reports FROM redemptions WHERE coupon_id = 'ten' ORDER BY redeemed_at"
+    assert connection.execute(sql).fetchall() == [
+        (["event-10"], at(2, 10), 2),
+        (None, at(3), 1),
+        (None, at(6), 1),
+    ]
+    sql = "SELECT by_app FROM coupon_usage WHERE coupon_id = 'five'"
+    assert connection.execute(sql).fetchall() == [({STORES: 4},)]
+    sql = "SELECT discount_value, active FROM coupons WHERE coupon_id = 'five'"
+    assert connection.execute(sql).fetchall() == [(Decimal("5.25"), True)]
+    sql = "SELECT position, type, site_id, coupon_id, order_id, code, recognised FROM facts WHERE position IN (4, 6)"
+    assert connection.execute(f"{sql} ORDER BY position").fetchall() == [
+        (4, "coupon.applied", "shop", "ten", "order-1", "TEN", True),
+        (6, "coupon.deleted", "other", "gone", None, None, True),
+    ]
+
+
+def test_the_projections_are_caught_up_first_unless_told_otherwise(shop: Path) -> None:
+    with analytics.connect(shop, catch_up=False) as connection:
+        assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(0,)]
+        assert connection.position == 0
+    with analytics.connect(shop) as connection:
+        assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(4,)]
+
+
+def test_there_must_be_a_store(path: Path) -> None:
+    with pytest.raises(StoreNotReady, match="eventstore init"):
+        analytics.connect(path)
+    assert not path.exists()
+    path.write_text("this is no database, and long enough to be seen as none")
+    with pytest.raises(StoreNotReady):
+        analytics.connect(f"sqlite:///{path}")
+
+
+def test_a_projection_of_another_version_is_not_read(shop: Path) -> None:
+    engine = make_engine(shop)
+    with engine.begin() as changing:
+        changing.execute(text("UPDATE projection_checkpoints SET version = 99 WHERE name = 'coupons'"))
+    engine.dispose()
+    with analytics.connect(shop, catch_up=False) as connection, pytest.raises(ProjectionError, match="rebuild"):
+        connection.load("coupons")
+
+
+def test_a_query_past_the_memory_limit_is_refused_with_the_way_out(shop: Path) -> None:
+    with (
+        analytics.connect(shop, memory_limit="32MB") as connection,
+        pytest.raises(InputError, match="memory_limit='32MB'; connect with a larger one"),
+    ):
+        connection.execute("CREATE TABLE large AS SELECT uuid()::VARCHAR FROM range(10000000)")
+
+
+def test_wrong_arguments_are_named(shop: Path) -> None:
+    with pytest.raises(InputError, match="memory_limit='plenty'"):
+        analytics.connect(shop, memory_limit="plenty")
+    with analytics.connect(shop) as connection, pytest.raises(NotFound, match="no table 'cupons'; there are coupons"):
+        connection.load("cupons")

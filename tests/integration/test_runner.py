@@ -1,0 +1,301 @@
+"""The live runner: exactly once, whoever else runs and however it dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventstore.demo import documented, month
+from eventstore.errors import StoreUnavailable
+from eventstore.event import Event
+from eventstore.log import engine as log_engine
+from eventstore.log.engine import make_engine
+from eventstore.projections import runner, tables
+from eventstore.projections.runner import Runner
+from eventstore.store import EventStore
+from tests.slow_model import project, shown, stored
+
+PATIENCE = 30.0
+"""Seconds until a test gives up waiting for what must come."""
+
+
+def ingest(store: EventStore, count: int, *, after: int = 0) -> None:
+    """The demonstration month's deliveries: late, doubled, contradictory."""
+    lines = islice(((number, delivery.line()) for number, delivery in enumerate(month())), after, after + count)
+    store.ingest(lines)
+
+
+def log_of(store: EventStore) -> list[Event]:
+    return [record.event for record in store.stream()]
+
+
+def checked(store: EventStore) -> None:
+    """The projections say what the slow model says, and a rebuild makes the same rows."""
+    store.project()
+    assert shown(store.engine) == project(log_of(store))
+    live = stored(store.engine)
+    store.rebuild_projections()
+    assert stored(store.engine) == live
+
+
+def eventually(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Another process's lock on the database."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+# Exactly once
+
+
+def test_the_demonstration_month_projects_as_the_slow_model_says(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STEP_EVENTS", 97)
+    ingest(store, 10_000)
+    checked(store)
+
+
+def test_documented_events_in_large_number_project_as_the_slow_model_says(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STEP_EVENTS", 700)
+    store.ingest((number, delivery.line()) for number, delivery in enumerate(documented(2000)))
+    checked(store)
+
+
+def test_two_runners_at_once_on_one_store_take_each_event_once(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STEP_EVENTS", 7)
+    ingest(store, 200)
+    errors: list[BaseException] = []
+
+    def follow() -> None:
+        engine = make_engine(store.engine.url.render_as_string(hide_password=False))
+        one = Runner(engine)
+        try:
+            while one.catch_up() < store.head():
+                pass
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            one.stop()
+            engine.dispose()
+
+    threads = [threading.Thread(target=follow) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    checked(store)
+
+
+KILLED = """
+import sys
+from eventstore.projections import runner
+from eventstore.store import EventStore
+runner.STEP_EVENTS = 3
+with EventStore.open(sys.argv[1]) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    store.project()
+"""
+
+
+def test_a_runner_killed_at_any_point_loses_nothing_and_counts_nothing_twice(path: Path) -> None:
+    root = Path(__file__).parents[2]
+    with EventStore.open(path) as store:
+        ingest(store, 400)
+        for steps in (1, 2, 5, 3):
+            before = store.status().projections[0].position
+            victim = subprocess.Popen(
+                [sys.executable, "-c", KILLED, str(path)],
+                env=os.environ | {"PYTHONPATH": str(root)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            with victim:
+                assert victim.stdout is not None
+                assert victim.stdin is not None
+                assert victim.stdout.readline() == "ready\n"
+                victim.stdin.write("go\n")
+                victim.stdin.flush()
+                eventually(lambda goal=before + 3 * steps: at_least(store, goal))
+                time.sleep(0.011 * steps)  # somewhere inside the next step
+                victim.send_signal(signal.SIGKILL)
+            assert victim.returncode == -signal.SIGKILL
+        at = store.status().projections[0].position
+        assert before < at < store.head(), "the runner must have died on its way"
+        assert shown(store.engine) == project(log_of(store)[:at])
+        checked(store)
+
+
+def at_least(store: EventStore, position: int) -> bool:
+    return store.status().projections[0].position >= position
+
+
+# Trouble
+
+
+def test_a_step_that_fails_half_way_leaves_nothing_behind_and_the_next_one_does_it_all(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(store, 60)
+    store.project()
+    ingest(store, 60, after=60)
+    before = stored(store.engine)
+    honest = tables.upsert
+    written: list[str] = []
+
+    def fails_at_the_third(connection: Any, model: Any, rows: Any) -> None:
+        if len(written) == 2:
+            raise RuntimeError("power cut")
+        written.append(model.name)
+        honest(connection, model, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "upsert", fails_at_the_third)
+        with pytest.raises(RuntimeError, match="power cut"):
+            store.project()
+    assert len(written) == 2
+    assert stored(store.engine) == before
+    assert {status.position for status in store.status().projections} == {store.head() - store.status().projections[0].lag}
+    checked(store)
+
+
+def test_a_locked_database_is_unavailable_to_the_projections_and_they_recover(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 20)
+    with EventStore.open(path) as store:
+        ingest(store, 50)
+        with held(path), pytest.raises(StoreUnavailable, match="locked"):
+            store.project()
+        assert store.status().projections[0].position == 0
+        checked(store)
+
+
+def test_the_thread_that_follows_the_log_outlives_a_locked_database_and_says_what_was_wrong(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 20)
+    with EventStore.open(path) as store:
+        ingest(store, 50)
+        with held(path):
+            store.start_projections()
+            eventually(lambda: store.runner.last_error)
+            assert "locked" in str(store.runner.last_error)
+        assert store.wait(store.head(), PATIENCE)
+        eventually(lambda: store.runner.last_error is None)
+        assert shown(store.engine) == project(log_of(store))
+
+
+def test_an_event_of_a_coupon_that_does_not_name_it_does_not_stop_the_others(store: EventStore) -> None:
+    ingest(store, 30)
+    nameless = [
+        event.model_copy(update={"event_id": f"nameless-{event.event_id}", "coupon_id": None}) for event in log_of(store)
+    ]
+    list(store.append_many(nameless))
+    checked(store)
+
+
+# Following
+
+
+def test_whoever_waits_for_a_position_reads_their_own_write(store: EventStore) -> None:
+    store.start_projections()
+    first, *events = [event for event in documented_events(40) if event.type == "coupon.created"]
+    for event in [first, *events]:
+        position = store.append(event).position
+        assert position is not None
+        assert store.wait(position, PATIENCE)
+        assert store.coupon(event.coupon_id or "", site_id=event.site_id).last_event_time >= event.event_time
+    assert shown(store.engine) == project(log_of(store))
+
+
+def documented_events(count: int) -> list[Event]:
+    from eventstore.ingest import Route, read_delivery
+
+    entries = [
+        entry
+        for delivery in documented(count)
+        for entry in read_delivery(delivery.line(), Route(), lambda named: named or "site")
+    ]
+    return [Event.from_payload(entry.payload) for entry in entries if hasattr(entry, "payload")]
+
+
+def test_events_that_another_process_appended_are_followed_too(path: Path) -> None:
+    with EventStore.open(path) as follower, EventStore.open(path) as other:
+        follower.start_projections()
+        ingest(other, 50)
+        assert follower.wait(other.head(), PATIENCE)
+        assert shown(follower.engine) == project(log_of(other))
+
+
+def test_waiting_for_what_nobody_takes_in_ends_with_no(sqlite_store: EventStore) -> None:
+    ingest(sqlite_store, 5)
+    assert sqlite_store.wait(0)
+    assert not sqlite_store.wait(sqlite_store.head(), 0.05)
+
+
+def test_progress_is_told_step_by_step_up_to_the_head(
+    sqlite_store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STEP_EVENTS", 10)
+    ingest(sqlite_store, 45)
+    head = sqlite_store.head()
+    told: list[tuple[int, int]] = []
+    assert sqlite_store.project(on_progress=lambda position, of: told.append((position, of))) == head
+    assert told == [(min(step, head), head) for step in range(10, head + 10, 10)]
+
+
+def test_a_store_closed_while_its_projections_run_leaves_them_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "STEP_EVENTS", 5)
+    with EventStore.open(path) as store:
+        ingest(store, 200)
+        store.start_projections()
+        eventually(lambda: at_least(store, 5))
+    with EventStore.open(path) as again:
+        at = again.status().projections[0].position
+        assert shown(again.engine) == project(log_of(again)[:at])
+        checked(again)
+
+
+@pytest.mark.parametrize("name", ["coupons", "redemptions", "coupon_usage", "loyalty_coupons"])
+def test_a_model_of_another_version_starts_over_with_all_that_hang_together_with_it(path: Path, name: str) -> None:
+    with EventStore.open(path) as store:
+        ingest(store, 60)
+        store.project()
+        ingest(store, 20, after=60)
+    with closing(sqlite3.connect(path)) as stranger:
+        stranger.execute("UPDATE projection_checkpoints SET version = 0 WHERE name = ?", [name])
+        stranger.execute(f"DROP TABLE {name}")
+        stranger.execute(f"CREATE TABLE {name} (of_another_shape TEXT)")
+        stranger.commit()
+    with EventStore.open(path) as store:
+        assert {status.lag > 20 for status in store.status().projections} == {True, False}
+        checked(store)

@@ -1,0 +1,229 @@
+"""Reports without a store: their files, their parameters, and the three ways to read an answer."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+import analytics
+from analytics.catalogue import EXPECTED, UNITS, Parameter, ReportColumn, parse
+from analytics.results import ReportResult
+from eventstore.errors import ReportError
+
+FILE = """\
+-- report: wide
+-- title: Wide
+-- question: How wide?
+-- parameter: site   text    null  Only this site.
+-- parameter: least  bigint  3     The least width.
+-- column: width     uses    How wide it is.
+
+SELECT 1 AS width WHERE $least < 4 OR $site IS NULL
+"""
+
+
+# --- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_in_the_folder_is_a_report_and_they_are_listed_by_name() -> None:
+    names = sorted(each.name for each in (files("analytics") / "reports").iterdir())
+    assert [f"{each.name}.sql" for each in analytics.reports()] == names
+    assert {"usage-per-coupon", "usage-per-discount-type"} <= {each.name for each in analytics.reports()}
+
+
+@pytest.mark.parametrize("report", analytics.reports(), ids=lambda report: report.name)
+def test_every_report_says_all_that_its_readers_need(report: analytics.Report) -> None:
+    assert report.title
+    assert report.question.endswith("?")
+    assert {"site", "since", "until"} <= {each.name for each in report.parameters}
+    for each in report.parameters:
+        assert each.type in EXPECTED
+        assert each.doc.endswith(".")
+        assert f"${each.name}" in report.sql
+    for column in report.columns:
+        assert column.unit in UNITS
+        assert column.doc.endswith(".")
+
+
+def test_a_file_is_read_into_a_report() -> None:
+    report = parse(FILE, "wide.sql")
+    assert (report.name, report.title, report.question) == ("wide", "Wide", "How wide?")
+    assert report.parameters == (
+        Parameter("site", "text", None, "Only this site."),
+        Parameter("least", "bigint", 3, "The least width."),
+    )
+    assert report.columns == (ReportColumn("width", "uses", "How wide it is."),)
+    assert report.sql == FILE
+
+
+@pytest.mark.parametrize("part", ["report", "title", "question", "parameter", "column"])
+def test_a_file_that_lacks_a_part_of_its_header_is_refused_by_name(part: str) -> None:
+    text = "\n".join(line for line in FILE.splitlines() if not line.startswith(f"-- {part}:"))
+    with pytest.raises(ReportError, match=rf"wide\.sql: .*{part}"):
+        parse(text, "wide.sql")
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong", "message"),
+    [
+        ("site   text    null  Only this site.", "site", "name, type, default"),
+        ("site   text    null  Only this site.", "site varchar null Only this site.", "site has the type varchar"),
+        ("least  bigint  3     The least width.", "least bigint three The least width.", "least takes a whole number"),
+        ("width     uses    How wide it is.", "width uses", "name, unit"),
+        ("width     uses    How wide it is.", "width metres How wide it is.", "width has the unit metres"),
+        ("report: wide", "report: narrow", "name the file narrow.sql"),
+    ],
+)
+def test_a_wrong_header_line_is_refused_with_what_is_wrong(line: str, wrong: str, message: str) -> None:
+    with pytest.raises(ReportError, match=message):
+        parse(FILE.replace(line, wrong), "wide.sql")
+
+
+def test_an_unknown_report_lists_what_there_is_and_suggests_the_nearest() -> None:
+    with pytest.raises(ReportError) as refusal:
+        analytics.report("usage-by-coupon")
+    assert "did you mean usage-per-coupon?" in str(refusal.value)
+    assert "usage-per-discount-type" in str(refusal.value)
+    with pytest.raises(ReportError, match="no report 'xyzzy'; there are"):
+        analytics.report("xyzzy")
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("type_", "given", "read"),
+    [
+        ("text", "ABC", "ABC"),
+        ("text", "", ""),
+        ("bigint", "-12", -12),
+        ("bigint", 12, 12),
+        ("bigint", str(2**63 - 1), 2**63 - 1),
+        ("boolean", "Yes", True),
+        ("boolean", "false", False),
+        ("boolean", True, True),
+        ("date", "2026-09-01", date(2026, 9, 1)),
+        ("date", date(2026, 9, 1), date(2026, 9, 1)),
+        ("timestamp", "2026-09-01", datetime(2026, 9, 1, tzinfo=UTC)),
+        ("timestamp", date(2026, 9, 1), datetime(2026, 9, 1, tzinfo=UTC)),
+        ("timestamp", "2026-09-01T12:00:00Z", NOON),
+        ("timestamp", "2026-09-01 14:00+02:00", NOON),
+        ("timestamp", NOON.astimezone(timezone(timedelta(hours=-7))), NOON),
+        ("timestamp", None, None),
+    ],
+)
+def test_a_value_is_read_as_its_type(type_: str, given: object, read: object) -> None:
+    value = Parameter("p", type_, None, "").read(given)
+    assert (value, type(value)) == (read, type(read))
+    if isinstance(value, datetime):
+        assert value.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("type_", "given"),
+    [
+        ("text", 5),
+        ("bigint", "1.5"),
+        ("bigint", "1_000"),
+        ("bigint", "٣"),
+        ("bigint", True),
+        ("bigint", 2**63),
+        ("bigint", "9999999999999999999"),
+        ("boolean", "maybe"),
+        ("boolean", 1),
+        ("date", "1.9.2026"),
+        ("date", "2026-02-30"),
+        ("date", NOON),
+        ("timestamp", "yesterday"),
+        ("timestamp", ""),
+        ("timestamp", "2026-09-01T12:00:00"),
+        ("timestamp", NOON.replace(tzinfo=None)),
+        ("timestamp", "0001-01-01T00:00:00+14:00"),
+        ("timestamp", 1_788_264_000),
+    ],
+)
+def test_a_value_of_another_type_is_refused_naming_what_was_given_and_expected(type_: str, given: object) -> None:
+    report = parse(FILE.replace("least  bigint  3", f"least {type_} null"), "wide.sql")
+    with pytest.raises(ReportError) as refusal:
+        report.values({"least": given})
+    assert str(refusal.value) == f"the report wide: the parameter least takes {EXPECTED[type_]}, not {given!r}"
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    assert parse(FILE, "wide.sql").values({"site": "a"}) == {"site": "a", "least": 3}
+    assert parse(FILE, "wide.sql").values({"least": None}) == {"site": None, "least": None}
+
+
+def test_an_unknown_parameter_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ReportError, match=r"wide has no parameter 'sight' \(did you mean site\?\); it has site, least"):
+        parse(FILE, "wide.sql").values({"sight": "a"})
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def answer(*values: Any, unit: str = "text") -> ReportResult:
+    columns = tuple(ReportColumn(f"c{number}", unit, "") for number in range(len(values)))
+    return ReportResult("r", "R", {}, 1, columns, (values,))
+
+
+def test_json_has_exact_numbers_and_times_in_utc() -> None:
+    time = datetime(2026, 9, 1, 12, 0, 5, tzinfo=UTC)
+    told = answer(
+        "a", 2**62, True, None, Decimal("12345678901.123456"), Decimal("10.000000"), time, time.replace(microsecond=40)
+    ).to_json()
+    assert told == (
+        b'[{"c0":"a","c1":4611686018427387904,"c2":true,"c3":null,"c4":12345678901.123456,"c5":10,'
+        b'"c6":"2026-09-01T12:00:05Z","c7":"2026-09-01T12:00:05.000040Z"}]'
+    )
+    assert json.loads(told, parse_float=Decimal)[0]["c4"] == Decimal("12345678901.123456")
+
+
+@pytest.mark.parametrize(("amount", "text"), [("0.000000", "0"), ("-0.50", "-0.5"), ("1E+3", "1000"), ("100", "100")])
+def test_an_amount_is_a_plain_number(amount: str, text: str) -> None:
+    result = answer(Decimal(amount), unit="amount")
+    assert result.to_json() == f'[{{"c0":{text}}}]'.encode()
+    assert result.to_csv() == f"c0\r\n{text}\r\n"
+    assert result.cells() == [[text]]
+
+
+def test_csv_quotes_as_rfc_4180_says() -> None:
+    values = ('say "hi", they said', "two\nlines", "plain", None, True, -3, Decimal("1.50"), NOON)
+    told = answer(*values).to_csv()
+    assert told == (
+        'c0,c1,c2,c3,c4,c5,c6,c7\r\n"say ""hi"", they said","two\nlines",plain,,true,-3,1.5,2026-09-01T12:00:00Z\r\n'
+    )
+    assert list(csv.reader(io.StringIO(told, newline="")))[1][:2] == ['say "hi", they said', "two\nlines"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_a_text_that_a_spreadsheet_would_run_is_made_harmless(start: str) -> None:
+    text = f'{start}HYPERLINK("http://evil","x")'
+    told = list(csv.reader(io.StringIO(answer(text, "a=b").to_csv(), newline="")))
+    assert told[1] == ["'" + text, "a=b"]
+
+
+def test_people_read_minutes_and_no_idle_zeros() -> None:
+    time = datetime(2026, 9, 1, 12, 0, 59, tzinfo=UTC)
+    assert answer("A", None, True, False, 12, Decimal("12.500000"), time).cells() == [
+        ["A", "–", "yes", "no", "12", "12.5", "2026-09-01 12:00"]
+    ]
+    assert answer(Decimal("40.0"), unit="percent").cells() == [["40.0"]]
+
+
+def test_a_name_cannot_steer_the_terminal() -> None:
+    assert answer("a\x1b[2Jb\u202ec").cells() == [["a\ufffd[2Jb\ufffdc"]]
+
+
+def test_no_rows_are_an_empty_list_and_a_header_line() -> None:
+    result = ReportResult("r", "R", {}, 0, (ReportColumn("a", "text", ""), ReportColumn("b", "uses", "")), ())
+    assert (result.to_json(), result.to_csv(), result.cells()) == (b"[]", "a,b\r\n", [])
