@@ -7,9 +7,11 @@ The file begins with a header in comments:
     -- question: What it answers, in a sentence for people.
     -- parameter: site   text       null  Only this site; null: every site.
     -- column: code      text             What the customer types.
+    -- table: code, times_used
 
 A parameter has a name, a type (text, date, timestamp, bigint or boolean), a default and a sentence; the query reads it as
 `$name` and it is bound, never pasted. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
+`table` names the columns that a table for people shows, where all would be too wide to read; programs get every column.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 _BIGINT = range(-(2**63), 2**63)
-_HEADER = re.compile(r"^-- (report|title|question|parameter|column): +(.*)$")
+_HEADER = re.compile(r"^-- (report|title|question|parameter|column|table): +(.*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,17 @@ class ReportColumn:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One question: what it is called, what it asks for and tells, and the query (DuckDB's dialect) that answers it."""
+    """One question: what it is called, what it asks for and tells, and the query (DuckDB's dialect) that answers it.
+
+    `table`: the columns that people are shown.
+    """
 
     name: str
     title: str
     question: str
     parameters: tuple[Parameter, ...]
     columns: tuple[ReportColumn, ...]
+    table: tuple[str, ...]
     sql: str
 
     def values(self, given: Mapping[str, object]) -> dict[str, ParameterValue]:
@@ -145,7 +151,11 @@ def parse(text: str, file_name: str) -> Report:
         columns = tuple(_column(line) for line in header["column"])
     except ValueError as error:
         raise ReportError(f"{file_name}: {error}") from error
-    return Report(name, header["title"][0], header["question"][0], parameters, columns, text)
+    names = [column.name for column in columns]
+    shown = tuple(part.strip() for line in header.get("table", []) for part in line.split(",")) or tuple(names)
+    if not set(shown) <= set(names):
+        raise ReportError(f"{file_name}: the table shows {_listed(sorted(set(shown) - set(names)))}, which is no column")
+    return Report(name, header["title"][0], header["question"][0], parameters, columns, shown, text)
 
 
 def _parameter(line: str) -> Parameter:

@@ -10,7 +10,7 @@ read from the store when a query first names them, once a connection, through th
 | `events` | the same rows under the log's own name |
 
 Times are TIMESTAMPTZ in UTC, amounts DECIMAL(18,6), `by_app` is a MAP and `later_event_ids` a list. Every table and column
-says what it is: `DESCRIBE coupons`, or `SELECT column_name, comment FROM duckdb_columns()` after `load()`.
+says what it is, in DuckDB's catalogue: `load()`, then `SELECT column_name, comment FROM duckdb_columns() WHERE NOT internal`.
 
 Tables that one query is the first to name are read in one transaction, so they show one moment of the log (`position`);
 what a later query names shows the moment that it was read at. To have everything at one moment, `load()` it first.
@@ -19,11 +19,12 @@ what a later query names shows the moment that it was read at. To have everythin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -34,7 +35,11 @@ from eventstore.log import arrow, schema
 from eventstore.log.engine import is_sqlite, make_engine
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, ProjectionColumn, facts_sql, projection, projections
-from eventstore.projections.duck import _decode, quoted, stored_schema
+from eventstore.projections.duck import decode_column, quoted, stored_schema
+
+Parameters = Mapping[str, object] | Sequence[object] | None
+"""Values for `$name` or `?` in SQL."""
+_Result = TypeVar("_Result")
 
 MEMORY_LIMIT = "1GB"
 """What a connection may hold, its tables and its work: enough for some ten million redemptions, which compress well."""
@@ -145,10 +150,8 @@ class AnalyticsConnection:
         """The position of the log up to which every loaded table shows it; 0 before anything is loaded."""
         return min(self._positions.values(), default=0)
 
-    def execute(
-        self, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None
-    ) -> duckdb.DuckDBPyConnection:
-        """Run SQL, loading the tables it names, and return DuckDB's result (`fetchall()`, `to_arrow_table()`, `df()` …).
+    def execute(self, sql: str, parameters: Parameters = None) -> duckdb.DuckDBPyConnection:
+        """Run SQL, loading the tables it names, and return DuckDB's result: `fetchall()`, `description` …
 
         Of several statements the last is given the parameters and makes the result. Raises duckdb.Error for what DuckDB
         refuses, and InputError where the memory limit does not suffice.
@@ -156,16 +159,24 @@ class AnalyticsConnection:
         result = self.duckdb
         statements = duckdb.extract_statements(sql)
         for number, statement in enumerate(statements, start=1):
-            result = self._run(statement, parameters if number == len(statements) else None)
+            values = parameters if number == len(statements) else None
+            result = self._with_tables(statement, partial(self.duckdb.execute, statement, values))
         return result
 
-    def _run(self, statement: duckdb.Statement, parameters: Any) -> duckdb.DuckDBPyConnection:
+    def sql(self, query: str, parameters: Parameters = None) -> duckdb.DuckDBPyRelation:
+        """The query's relation, its tables loaded: `to_arrow_table()`, `df()`, `show()` … run it. Raises as `execute` does."""
+        statements = duckdb.extract_statements(query)
+        if len(statements) != 1:
+            raise InputError(f"one query is wanted here, not {len(statements)} statements; `execute` takes several")
+        return self._with_tables(statements[0], partial(self.duckdb.sql, statements[0], params=parameters))
+
+    def _with_tables(self, statement: duckdb.Statement, run: Callable[[], _Result]) -> _Result:
         named = self._named(statement)
         if named:
             self.load(*named)
         while True:
             try:
-                return self.duckdb.execute(statement, parameters)
+                return run()
             except duckdb.OutOfMemoryException as error:
                 raise self._too_large("the query") from error
             except duckdb.CatalogException as error:
@@ -246,7 +257,7 @@ class AnalyticsConnection:
     def _insert_rows(
         self, target: str, columns: Sequence[ProjectionColumn], pieces: Iterable[Sequence[Sequence[Any]]]
     ) -> None:
-        decoded = ", ".join(_decode(each, duck_type(each)) for each in columns)
+        decoded = ", ".join(decode_column(each, duck_type(each)) for each in columns)
         stored = stored_schema(columns)
         for rows in pieces:
             piece = pa.Table.from_batches([arrow.rows_to_batch(rows, stored)])

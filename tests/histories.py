@@ -32,7 +32,20 @@ HISTORY_EVENTS = 14
 """Events in a history at most: enough for every pair of them to meet, few enough to shrink to something readable."""
 
 # Words that a careless quote, escape, collation or path would trip over. Code points past U+FFFF sort differently in UTF-16.
-WORDS = ("SAVE", "save", "Summer Sale", 'say "hi"', "back\\slash", "line\nbreak", "ünï", "\uffff", "\U0001d11e", "null", "1", "{}")
+WORDS = (
+    "SAVE",
+    "save",
+    "Summer Sale",
+    'say "hi"',
+    "back\\slash",
+    "line\nbreak",
+    "ünï",
+    "\uffff",
+    "\U0001d11e",
+    "null",
+    "1",
+    "{}",
+)
 IDS = ("app-1", "app-2", 'a"b', "a'b", "a\\b", "a b", "ß", "\uffff", "\U0001d11e", "$[0]", "null", "7")
 
 
@@ -216,7 +229,7 @@ def retold(draw: st.DrawFn, event: Event) -> Event:
 @st.composite
 def contradicted(draw: st.DrawFn, event: Event) -> Event:
     """Another event under the same id: something that happened differs."""
-    change = draw(
+    change: dict[str, Any] = draw(
         st.sampled_from(
             [
                 {"event_time": event.event_time.replace(year=2000 if event.event_time.year != 2000 else 2001)},

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
@@ -30,6 +31,10 @@ PATIENCE = 60.0
 """Seconds after which a process that neither starts nor ends is killed, so that a fault shows as a failure and not as a hang."""
 
 
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Nothing here speaks TLS; reading the system's certificates would be most of the time that a client takes to make."""
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "eventstore", *arguments]
 
@@ -40,9 +45,7 @@ def environment(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **settings}
 
 
-def cli(
-    *arguments: str, cwd: Path, given: bytes | None = None, **settings: str
-) -> subprocess.CompletedProcess[str]:
+def cli(*arguments: str, cwd: Path, given: bytes | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run one `eventstore` command in `cwd` with `given` as its standard input."""
     done = subprocess.run(
         command(*arguments),
@@ -60,11 +63,12 @@ def cli(
 class Serving:
     """One store and the server over it, which may be killed, stopped and started again; its address may then be another."""
 
-    def __init__(self, folder: Path, *options: str, **settings: str) -> None:
+    def __init__(self, folder: Path, *options: str, url: str | None = None, **settings: str) -> None:
         self.folder = folder
         self.path = folder / "log.db"
         self.token = ""
         self.url = ""
+        self.store = url or str(self.path)
         self.process: subprocess.Popen[str] | None = None
         self._options = options
         self._settings = settings
@@ -74,7 +78,7 @@ class Serving:
         """Start the server and wait until it listens."""
         with _interruptible(), self._errors.open("a", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
-                command("--store", str(self.path), "serve", "--port", "0", *self._options),
+                command("--store", self.store, "serve", "--port", "0", *self._options),
                 cwd=self.folder,
                 env=environment(**self._settings),
                 stdout=subprocess.PIPE,
@@ -143,13 +147,12 @@ class Serving:
 
     def client(self, token: str | None = None) -> httpx.Client:
         """A client with the bearer header; close it."""
-        return httpx.Client(
-            base_url=self.url, headers={"Authorization": f"Bearer {token or self.token}"}, timeout=PATIENCE
-        )
+        headers = {"Authorization": f"Bearer {token or self.token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, verify=_NO_CERTIFICATES)
 
     def cli(self, *arguments: str, given: bytes | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on this store, beside the server."""
-        return cli("--store", str(self.path), *arguments, cwd=self.folder, given=given)
+        return cli("--store", self.store, *arguments, cwd=self.folder, given=given)
 
     def new_token(self, *options: str) -> str:
         """A token made by `eventstore token create`."""
@@ -169,10 +172,13 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, **settings: str) -> Iterator[Serving]:
-    """A running server over a new store in `folder`; `options` of `serve`, `settings` as EVENTSTORE_… variables."""
+def serving(folder: Path, *options: str, url: str | None = None, **settings: str) -> Iterator[Serving]:
+    """A running server over a new store in `folder`, or over the one at `url`.
+
+    `options` are those of `serve`, `settings` EVENTSTORE_… variables.
+    """
     folder.mkdir(exist_ok=True)
-    server = Serving(folder, *options, **settings)
+    server = Serving(folder, *options, url=url, **settings)
     try:
         server.start()
         yield server
@@ -260,8 +266,11 @@ def kept_body(server: Serving, quarantine_id: int) -> tuple[str, bytes]:
 
 
 def settled(client: httpx.Client, position: int, path: str, **parameters: Any) -> Any:
-    """What the server answers once its projections have taken in `position`."""
+    """What the server answers once its projections have taken in `position`, however long that takes on this machine."""
     response = client.get(path, params={"wait_for": position, **parameters})
+    while response.status_code == 503:
+        assert client.get("/healthz").json()["status"] == "ok"
+        response = client.get(path, params={"wait_for": position, **parameters})
     assert response.status_code == 200, response.text
     return response.json()
 

@@ -9,15 +9,16 @@
 -- column: code                 text     What the customer types.
 -- column: name                 text     The coupon's name in the dashboard.
 -- column: discount_type        text     MONEY_OFF, PERCENT_OFF, FREE_SHIPPING, FIXED_PRICE, BUY_X_GET_Y or UNKNOWN.
--- column: discount_value       amount   In the site's currency, or a percentage for PERCENT_OFF; null for types without one.
+-- column: discount_value       amount   Money, or a percentage for PERCENT_OFF; null for types without a value.
 -- column: times_used           uses     Orders that used it: an order counts once, however often it was reported.
--- column: reported_usages      uses     Wix's own counter in the latest snapshot; null when only a span of time is asked for.
--- column: difference           uses     times_used less reported_usages: negative where the log knows of fewer uses than Wix.
+-- column: reported_usages      uses     Wix's own counter in the latest snapshot; null within since or until.
+-- column: difference           uses     times_used less reported_usages: negative where Wix knows of more uses.
 -- column: first_used_at        time     The earliest of these uses.
 -- column: last_used_at         time     The latest of these uses.
 -- column: uses_after_deletion  uses     Those after the coupon's last deletion and before a restoration.
 -- column: usage_limit          uses     Uses allowed in all; null: no limit.
 -- column: deleted              boolean  Whether the coupon is deleted now.
+-- table: code, discount_type, discount_value, times_used, reported_usages, difference, last_used_at, uses_after_deletion
 
 WITH uses AS (
     SELECT site_id, coupon_id, redeemed_at

@@ -7,12 +7,13 @@
 -- column: discount_type         text     MONEY_OFF, PERCENT_OFF, FREE_SHIPPING, FIXED_PRICE, BUY_X_GET_Y or UNKNOWN.
 -- column: coupons               coupons  Coupons of this type, used or not.
 -- column: coupons_used          coupons  Those used at least once.
--- column: times_used            uses     Orders that used one: an order counts once a coupon, however often it was reported.
+-- column: times_used            uses     Orders that used one: an order counts once, however often it was reported.
 -- column: share_of_uses         percent  Of all uses, those of this type; null when there are no uses at all.
 -- column: uses_per_used_coupon  uses     times_used by coupons_used, on average; null when none was used.
 -- column: first_used_at         time     The earliest of these uses.
 -- column: last_used_at          time     The latest of these uses.
 -- column: uses_after_deletion   uses     Those after a coupon's last deletion and before its restoration.
+-- table: discount_type, coupons, coupons_used, times_used, share_of_uses, last_used_at, uses_after_deletion
 
 WITH types (place, discount_type) AS (
     VALUES

@@ -23,7 +23,15 @@ router = APIRouter(
 MAX_PAGE = 1_000
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such coupon.", **PROBLEM}}
 
-SiteParameter = Annotated[str | None, Query(description="The site; needed only for tokens bound to none.")]
+NO_NUL = r"^[^\x00]*$"
+"""No name in the store holds a NUL, and PostgreSQL would not even compare with one."""
+
+SiteParameter = Annotated[
+    str | None, Query(pattern=NO_NUL, description="The site; needed only for tokens bound to none.")
+]
+Code = Annotated[str | None, Query(pattern=NO_NUL, description="Only this code, compared without case.")]
+After = Annotated[str | None, Query(pattern=NO_NUL, description="The `next` of the page before.")]
+CouponId = Annotated[str, Path(pattern=NO_NUL, description="Wix's id of the coupon.")]
 WaitFor = Annotated[
     int | None,
     Query(
@@ -81,9 +89,9 @@ def coupons(
     here: Here,
     token: Reader,
     site: SiteParameter = None,
-    code: Annotated[str | None, Query(description="Only this code, compared without case.")] = None,
+    code: Code = None,
     deleted: Annotated[bool | None, Query(description="Only deleted coupons, or only those that are not.")] = None,
-    after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
+    after: After = None,
     limit: Limit = views.PAGE_COUPONS,
     wait_for: WaitFor = None,
 ) -> CouponPage:
@@ -97,8 +105,8 @@ def usage(
     here: Here,
     token: Reader,
     site: SiteParameter = None,
-    code: Annotated[str | None, Query(description="Only this code, compared without case.")] = None,
-    after: Annotated[str | None, Query(description="The `next` of the page before.")] = None,
+    code: Code = None,
+    after: After = None,
     limit: Limit = views.PAGE_COUPONS,
     wait_for: WaitFor = None,
 ) -> UsagePage:
@@ -123,7 +131,7 @@ def usage(
 def coupon(
     here: Here,
     token: Reader,
-    coupon_id: Annotated[str, Path(description="Wix's id of the coupon.")],
+    coupon_id: CouponId,
     site: SiteParameter = None,
     wait_for: WaitFor = None,
 ) -> CouponState:
@@ -136,7 +144,7 @@ def coupon(
 def history(
     here: Here,
     token: Reader,
-    coupon_id: Annotated[str, Path(description="Wix's id of the coupon.")],
+    coupon_id: CouponId,
     site: SiteParameter = None,
     after: Annotated[int, Query(ge=0, le=INT64_MAX, description="The `next` of the page before.")] = 0,
     limit: Limit = views.PAGE_COUPONS,

@@ -12,6 +12,7 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from eventstore.errors import (
     DeliveryTooLarge,
@@ -106,6 +107,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EventStoreError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -138,6 +140,13 @@ async def _validation(_request: Request, error: Exception) -> JSONResponse:
         "errors": jsonable_encoder(errors),
     }
     return problem_response(details)
+
+
+async def _gone(_request: Request, _error: Exception) -> JSONResponse:
+    # Nobody hears this answer; but a sender that hangs up is no fault of ours, and none to log.
+    return problem_response(
+        {"type": "about:blank", "title": "Cut short", "status": 400, "detail": "the body ended early"}
+    )
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -66,7 +66,7 @@ def demo(ctx: click.Context, seed: int, events: int) -> None:
     click.secho("Go on with", bold=True)
     click.echo(
         "  eventstore status                      the store at a glance\n"
-        "  eventstore coupon FLASH24              why one code needs an id, then: coupon ID\n"
+        "  eventstore coupon FLASH24              a code that two coupons have had\n"
         "  eventstore coupon SummerSale           Wix's own example: deleted in January, used in July\n"
         "  eventstore report usage-per-coupon --csv\n"
         "  eventstore rebuild-projections\n"
@@ -112,6 +112,6 @@ def _print_trap(store: EventStore) -> None:
         return
     click.echo(
         f"Wix's own documentation deletes the coupon {state.code} on {state.deleted_at:%Y-%m-%d} and applies it on "
-        f"{state.usage.last_used_at:%Y-%m-%d}.\nThe store says: deleted, used {state.usage.times_used} time, "
-        f"of which {state.usage.uses_after_deletion} after its deletion.\n"
+        f"{state.usage.last_used_at:%Y-%m-%d}.\nThe store says: deleted; uses counted: {state.usage.times_used}, "
+        f"{state.usage.uses_after_deletion} of it after its deletion.\n"
     )

@@ -59,20 +59,19 @@ def report(
 
 def print_report(engine: Engine, name: str, parameters: dict[str, str], *, limit: int | None = None) -> None:
     """Print a report as a table; numbers to the right, at most `limit` rows."""
+    from analytics import report as find_report
     from analytics import run_report
 
+    shown = find_report(name).table
     result = run_report(engine, name, **parameters)
-    headings = [column.name.replace("_", " ") for column in result.columns]
+    kept = [number for number, column in enumerate(result.columns) if column.name in shown]
+    headings = {number: result.columns[number].name.replace("_", " ") for number in kept}
     cells = result.cells()
-    # Ids and names of one site are noise to a person; programs get every column.
-    hidden = {"site_id"} if len({row[0] for row in cells}) <= 1 else set()
-    kept = [number for number, column in enumerate(result.columns) if column.name not in hidden]
-    numbers = [headings[number] for number in kept if _is_numeric(result.rows, number)]
     print_table(
         result.title,
-        [headings[number] for number in kept],
+        list(headings.values()),
         [[row[number] for number in kept] for row in cells[:limit]],
-        right=numbers,
+        right=[headings[number] for number in kept if _is_numeric(result.rows, number)],
     )
     if limit is not None and len(cells) > limit:
         click.echo(f"… and {len(cells) - limit:,} more rows: eventstore report {name}\n")

@@ -13,6 +13,7 @@ from eventstore.log.tables import log_head
 
 HEAD_REVISION = "0001"
 """The revision this code works with: the newest in `migrations/versions`; a test compares."""
+_LOG_TABLES = {"events", "event_keys", "log_head"}
 _MIGRATION_LOCK = 0x436F75706F6E
 """PostgreSQL advisory lock key, so that two processes started at once do not both create the tables."""
 
@@ -64,12 +65,15 @@ def revision(engine: Engine) -> str | None:
 
 def _revision(connection: Connection) -> str | None:
     names = set(inspect(connection).get_table_names())
+    ours = _LOG_TABLES & names
+    found = None
     if "alembic_version" in names:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-        return None if found is None else str(found)
-    if names & {"events", "event_keys", "log_head"}:
+    if ours and found is None:
         raise StoreNotReady(f"{connection.engine.url!r} has tables named like the log's that this project did not make")
-    return None
+    if found is not None and ours != _LOG_TABLES:
+        raise StoreNotReady(f"{connection.engine.url!r} is another project's: it has a revision, {found}, and no log")
+    return None if found is None else str(found)
 
 
 def migrate(engine: Engine) -> bool:

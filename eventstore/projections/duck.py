@@ -1,7 +1,7 @@
 """The DuckDB side of the models: one session that turns batches into facts, partial rows and merged rows.
 
 Values cross from the database to DuckDB and back in the store's own encodings (microseconds, decimal text, JSON text), so
-that nothing is rounded or re-zoned on the way; `_decode` and `_encode` are the two directions, a column at a time.
+that nothing is rounded or re-zoned on the way; `decode_column` and `encode_column` are the two directions, a column at a time.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ModelSession:
         types = dict(self.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {like})").fetchall())
         table = rows_to_batch(rows, stored_schema(columns))
         wanted = [column for column in columns if column.name in types]
-        select = ", ".join(f"{_decode(column, types[column.name])} AS {quoted(column.name)}" for column in wanted)
+        select = ", ".join(f"{decode_column(column, types[column.name])} AS {quoted(column.name)}" for column in wanted)
         self.connection.register("__incoming", pa.Table.from_batches([table]))
         try:
             self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS SELECT {select} FROM __incoming")
@@ -144,7 +144,7 @@ class ModelSession:
 
     def stored_query(self, model: Projection, *, ordered: bool = False) -> str:
         """The query that gives `<name>__merged` in the store's encodings, columns in the order of the header."""
-        select = ", ".join(f"{_encode(column)} AS {quoted(column.name)}" for column in model.columns)
+        select = ", ".join(f"{encode_column(column)} AS {quoted(column.name)}" for column in model.columns)
         order = " ORDER BY " + ", ".join(quoted(name) for name in model.key) if ordered else ""
         return f"SELECT {select} FROM {quoted(f'{model.name}__merged')}{order}"
 
@@ -160,7 +160,7 @@ class ModelSession:
         return self.connection.execute(sql).fetchall()[0][0]
 
 
-def _decode(column: ProjectionColumn, duck_type: str) -> str:
+def decode_column(column: ProjectionColumn, duck_type: str) -> str:
     """SQL that reads a stored column into its DuckDB type."""
     name = quoted(column.name)
     if column.type == "timestamp":
@@ -172,7 +172,7 @@ def _decode(column: ProjectionColumn, duck_type: str) -> str:
     return name
 
 
-def _encode(column: ProjectionColumn) -> str:
+def encode_column(column: ProjectionColumn) -> str:
     """SQL that writes a DuckDB column in the store's encoding."""
     name = quoted(column.name)
     if column.type == "timestamp":

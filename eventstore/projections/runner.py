@@ -48,7 +48,10 @@ class Runner:
         self.last_error: str | None = None
 
     def catch_up(self, *, on_progress: Callable[[int, int], None] | None = None) -> int:
-        """Take in everything the log holds now; returns the position reached. `on_progress(position, head)` after each step."""
+        """Take in everything the log holds now; returns the position reached. `on_progress(position, head)` after each step.
+
+        A runner that is being stopped ends after the step under way.
+        """
         while True:
             with self._lock:
                 position, head = self._step()
@@ -56,7 +59,7 @@ class Runner:
                 self._moved.notify_all()
             if on_progress is not None:
                 on_progress(position, head)
-            if position >= head:
+            if position >= head or self._stopping:
                 return position
 
     def position(self) -> int:

@@ -83,13 +83,17 @@ class CouponState(BaseModel):
         """What is odd about it, in words: uses after deletion, counters that disagree, limits passed."""
         found = []
         if self.usage.uses_after_deletion:
-            found.append(f"used {self.usage.uses_after_deletion} times after its deletion")
+            found.append(f"used {_times(self.usage.uses_after_deletion)} after its deletion")
         reported = self.usage.reported_usages
         if reported is not None and reported != self.usage.times_used:
             found.append(f"Wix reports {reported} uses, the log holds {self.usage.times_used}")
         if self.usage_limit is not None and self.usage.times_used > self.usage_limit:
-            found.append(f"used {self.usage.times_used} times, limit {self.usage_limit}")
+            found.append(f"used {_times(self.usage.times_used)}, limit {self.usage_limit}")
         return found
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def coupons(

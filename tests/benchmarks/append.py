@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from eventstore import wix
 from eventstore.demo import SITE_ID, documented
 from eventstore.event import Event
 from eventstore.log.records import now
-from eventstore.log.writer import BATCH_EVENTS
 from eventstore.store import EventStore
 from tests.benchmarks.harness import (
     Benchmark,
@@ -21,7 +19,6 @@ from tests.benchmarks.harness import (
     Goal,
     Options,
     Result,
-    Sample,
     Stores,
     interleaved,
     medians,
@@ -32,19 +29,12 @@ from tests.benchmarks.harness import (
 )
 
 THREADS = 64
+RAW_TRANSACTION_EVENTS = 2_000
+"""Events in one transaction of the bare driver."""
 SINGLES_SHARE = 4
 """One event in so many is appended singly: those are slow enough that fewer give as steady a figure."""
 
 Rows = list[tuple[Any, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Lot:
-    """The same events for both sides: as a caller holds them, and as the rows that the store made of them."""
-
-    events: list[Event]
-    event_rows: Rows
-    key_rows: Rows
 
 
 def run(options: Options) -> Result:
@@ -52,14 +42,14 @@ def run(options: Options) -> Result:
     count = options.events or BENCHMARK.events
     with stores(options) as fresh:
         note(f"preparing {count:,} events")
-        lot = _prepared_lot(fresh, count)
-        singles = _Lot(*(part[: max(THREADS, count // SINGLES_SHARE)] for part in (lot.events, lot.event_rows, lot.key_rows)))  # type: ignore[arg-type]
+        bulk = _prepared_lot(fresh, count)
+        singles = bulk.first(max(THREADS, count // SINGLES_SHARE))
         samples = interleaved(
             options.rounds or BENCHMARK.rounds,
-            lambda: {"group_commit_events_per_second": _group_commit(fresh, singles)},
-            lambda: {"one_commit_per_event_per_second": _raw(fresh, singles, 1)},
-            lambda: {"bulk_events_per_second": _bulk(fresh, lot)},
-            lambda: {"raw_driver_events_per_second": _raw(fresh, lot, BATCH_EVENTS)},
+            lambda: {"group_commit_events_per_second": _group_commit(fresh, singles.events)},
+            lambda: {"one_commit_per_event_per_second": _raw_driver(fresh, singles, 1)},
+            lambda: {"bulk_events_per_second": _bulk(fresh, bulk.events)},
+            lambda: {"raw_driver_events_per_second": _raw_driver(fresh, bulk, RAW_TRANSACTION_EVENTS)},
         )
     return BENCHMARK.result(
         medians(
@@ -68,3 +58,119 @@ def run(options: Options) -> Result:
             bulk_vs_raw_driver=("bulk_events_per_second", "raw_driver_events_per_second"),
         )
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Lot:
+    """The same events for both sides: as a caller holds them, and as the rows that the store makes of them."""
+
+    events: list[Event]
+    event_rows: Rows
+    key_rows: Rows
+
+    def first(self, count: int) -> _Lot:
+        return _Lot(self.events[:count], self.event_rows[:count], self.key_rows[:count])
+
+
+def _prepared_lot(fresh: Stores, count: int) -> _Lot:
+    observed_at = now()
+    events = [
+        wix.read(delivery.body, route=delivery.route, handler=None, site_id=SITE_ID, observed_at=observed_at)[0]
+        for delivery in documented(max(count, THREADS))
+    ]
+    url = fresh.fresh()
+    with EventStore.open(url) as store:
+        deque(store.append_many(events), maxlen=0)
+    with raw_connection(url) as raw:
+        cursor = raw.driver.cursor()
+        event_rows = cursor.execute("SELECT * FROM events ORDER BY position").fetchall()
+        key_rows = cursor.execute("SELECT * FROM event_keys ORDER BY position").fetchall()
+        cursor.close()
+    fresh.discard(url)
+    return _Lot(events, event_rows, key_rows)
+
+
+def _group_commit(fresh: Stores, events: list[Event]) -> float:
+    """Events a second of many threads that each wait for one event's commit before they append the next."""
+    url = fresh.fresh()
+    together = threading.Barrier(THREADS + 1)
+    with EventStore.open(url) as store, ThreadPoolExecutor(THREADS) as pool:
+
+        def appending(share: list[Event]) -> None:
+            together.wait()
+            for event in share:
+                store.append(event)
+
+        callers = [pool.submit(appending, events[number::THREADS]) for number in range(THREADS)]
+
+        def until_all_are_durable() -> None:
+            together.wait()
+            for caller in callers:
+                caller.result()
+
+        took = seconds(until_all_are_durable)
+        _require(store.head(), len(events))
+    fresh.discard(url)
+    return len(events) / took
+
+
+def _bulk(fresh: Stores, events: list[Event]) -> float:
+    """Events a second of `EventStore.append_many`, until the last is durable."""
+    url = fresh.fresh()
+    with EventStore.open(url) as store:
+        took = seconds(lambda: deque(store.append_many(events), maxlen=0))
+        _require(store.head(), len(events))
+    fresh.discard(url)
+    return len(events) / took
+
+
+def _raw_driver(fresh: Stores, lot: _Lot, in_transaction: int) -> float:
+    """Events a second of the bare driver, given finished rows, `in_transaction` events to a commit."""
+    url = fresh.without_guards()
+    with raw_connection(url) as raw:
+        into_events = raw.insert("events", len(lot.event_rows[0]))
+        into_keys = raw.insert("event_keys", len(lot.key_rows[0]))
+
+        def in_batches() -> None:
+            for start in range(0, len(lot.event_rows), in_transaction):
+                with raw.transaction() as cursor:
+                    cursor.executemany(into_events, lot.event_rows[start : start + in_transaction])
+                    cursor.executemany(into_keys, lot.key_rows[start : start + in_transaction])
+
+        def one_by_one() -> None:
+            for event_row, key_row in zip(lot.event_rows, lot.key_rows, strict=True):
+                with raw.transaction() as cursor:
+                    cursor.execute(into_events, event_row)
+                    cursor.execute(into_keys, key_row)
+
+        took = seconds(one_by_one if in_transaction == 1 else in_batches)
+        cursor = raw.driver.cursor()
+        _require(cursor.execute("SELECT count(*) FROM events").fetchone()[0], len(lot.event_rows))
+        cursor.close()
+    fresh.discard(url)
+    return len(lot.event_rows) / took
+
+
+def _require(found: int, expected: int) -> None:
+    if found != expected:
+        raise AssertionError(f"{found} events were written where {expected} were given")
+
+
+BENCHMARK = Benchmark(
+    name="append",
+    about="appending canonical events of about 1.1 kB, by many callers at once and in bulk",
+    peer="the engine's own driver, given finished rows (payload and hashes already made), on the same tables and indexes "
+    "with the same durability and without the append-only triggers: one commit an event by one caller, and executemany "
+    f"in transactions of {RAW_TRANSACTION_EVENTS:,}",
+    events=20_000,
+    rounds=5,
+    figures=(
+        Described("group_commit_ratio", "x", f"{THREADS} callers over one commit an event", Goal(4)),
+        Described("group_commit_events_per_second", "events/s", f"{THREADS} threads, each appending single events"),
+        Described("one_commit_per_event_per_second", "events/s", "the driver, one transaction an event"),
+        Described("bulk_vs_raw_driver", "x", "append_many over the driver's executemany", Goal(0.6)),
+        Described("bulk_events_per_second", "events/s", "EventStore.append_many of built events"),
+        Described("raw_driver_events_per_second", "events/s", "the driver's executemany of finished rows"),
+    ),
+    run=run,
+)

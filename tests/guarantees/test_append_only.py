@@ -27,6 +27,7 @@ LAST = "(SELECT max(position) FROM events)"
 KEY = "(SELECT site_id FROM event_keys WHERE position = 1), (SELECT event_id FROM event_keys WHERE position = 1), 99, x'00'"
 EVIDENCE_COLUMNS = "id, site_id, kind, route, reason, body, body_hash, received_at"
 SAME_EVIDENCE = "site_id, kind, route, 'forged', x'00', body_hash, received_at FROM quarantine WHERE id = 1"
+OTHER_EVIDENCE = "'other', 'other', 'rest', 'forged', x'00', x'00', 1"
 
 ATTACKS = {
     "events": [
@@ -119,10 +120,8 @@ ATTACKS = {
         f"REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1, {SAME_EVIDENCE}",
         f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) SELECT NULL, {SAME_EVIDENCE}",
         f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1000, {SAME_EVIDENCE}",
-        f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) "
-        "VALUES (1, 'other', 'other', 'rest', 'forged', x'00', x'00', 1)",
-        f"INSERT INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1, {SAME_EVIDENCE} AND true "
-        "ON CONFLICT DO UPDATE SET reason = 'forged'",
+        f"INSERT OR REPLACE INTO quarantine ({EVIDENCE_COLUMNS}) VALUES (1, {OTHER_EVIDENCE})",
+        f"INSERT INTO quarantine ({EVIDENCE_COLUMNS}) SELECT 1, {SAME_EVIDENCE} ON CONFLICT DO UPDATE SET reason = 'forged'",
     ],
 }
 
@@ -179,11 +178,11 @@ def test_a_whole_transaction_of_attacks_leaves_nothing_behind(stranger: sqlite3.
     before = dump(stranger)
     stranger.execute("BEGIN IMMEDIATE")
     for attack in (attack for attacks in ATTACKS.values() for attack in attacks):
-        if not stranger.in_transaction:  # UPDATE OR ROLLBACK has ended it
+        if not stranger.in_transaction:  # what rolls back has ended it
             stranger.execute("BEGIN IMMEDIATE")
         with pytest.raises(sqlite3.IntegrityError):
             stranger.execute(attack)
-    stranger.execute("COMMIT")
+    stranger.commit()
     assert dump(stranger) == before
 
 

@@ -24,7 +24,7 @@ def test_the_documentation_tells_three_events_of_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("told", list(itertools.permutations(TRAP)), ids=lambda told: "")
+@pytest.mark.parametrize("told", list(itertools.permutations(TRAP)), ids=itertools.count())
 def test_a_coupon_used_after_its_deletion_is_deleted_counted_and_flagged_in_every_order(
     sqlite_store: EventStore, told: tuple[Delivery, ...]
 ) -> None:
@@ -47,7 +47,7 @@ def check(store: EventStore) -> None:
     assert coupon.usage.times_used == 1
     assert coupon.usage.first_used_at == coupon.usage.last_used_at == USED_AT
     assert coupon.usage.uses_after_deletion == 1
-    assert "used 1 times after its deletion" in coupon.findings
+    assert any("after its deletion" in finding for finding in coupon.findings)
     assert [record.event.type for record in sorted(store.history(COUPON), key=lambda r: r.event.event_time)] == [
         "coupon.created",
         "coupon.deleted",

@@ -15,7 +15,14 @@ from typing import Any
 import orjson
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from eventstore.event import Event
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, prepare
@@ -217,7 +224,9 @@ class LogMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_matches_the_log_one_to_one(self) -> None:
-        ledger = [tuple(row) for row in self.rows("SELECT position, site_id, event_id FROM event_keys ORDER BY position")]
+        ledger = [
+            tuple(row) for row in self.rows("SELECT position, site_id, event_id FROM event_keys ORDER BY position")
+        ]
         log = [tuple(row) for row in self.rows("SELECT position, site_id, event_id FROM events ORDER BY position")]
         assert ledger == log == sorted((position, *found) for found, (position, _) in self.first.items())
 
@@ -252,4 +261,4 @@ NEVER = 2**63
 
 def test_the_log_keeps_its_promises_under_any_sequence_of_operations(template: Path) -> None:
     machine: Any = type("LogMachineOfTemplate", (LogMachine,), {"template": template})
-    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=15))
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=12))

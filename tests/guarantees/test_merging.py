@@ -64,7 +64,7 @@ def merged(session: ModelSession, model: Projection, several: Sequence[Rows]) ->
 
 @pytest.mark.parametrize("name", FROM_FACTS)
 @given(data=st.data(), history=histories())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_model_of_a_union_is_the_merge_of_the_models(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -76,7 +76,7 @@ def test_the_model_of_a_union_is_the_merge_of_the_models(
 
 @pytest.mark.parametrize("name", FROM_FACTS)
 @given(data=st.data(), history=histories())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_the_order_and_repetition_of_facts_do_not_matter_to_a_model(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_order_and_repetition_of_facts_do_not_matter_to_a_model(
 
 @pytest.mark.parametrize("name", FROM_FACTS)
 @given(data=st.data(), history=histories())
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_it_does_not_matter_which_parts_are_merged_first_and_merging_twice_changes_nothing(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -103,7 +103,7 @@ def test_it_does_not_matter_which_parts_are_merged_first_and_merging_twice_chang
 
 
 @given(data=st.data(), history=histories())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_usage_of_all_redemptions_is_the_merge_of_the_usages_of_disjoint_parts(
     session: ModelSession, data: st.DataObject, history: list[Event]
 ) -> None:

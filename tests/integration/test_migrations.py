@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
@@ -74,6 +76,22 @@ def test_a_new_store_is_made_once_and_opening_it_again_changes_nothing(tmp_path:
         assert migrate(store.engine) is False
 
 
+def test_many_may_open_the_same_new_store_at_once(tmp_path: Path) -> None:
+    openers = 4
+    barrier = threading.Barrier(openers)
+
+    def open_all(_: int) -> list[int]:
+        heads = []
+        for number in range(10):
+            barrier.wait()
+            with EventStore.open(tmp_path / f"{number}.db") as store:
+                heads.append(store.head())
+        return heads
+
+    with ThreadPoolExecutor(openers) as pool:
+        assert list(pool.map(open_all, range(openers))) == [[0] * 10] * openers
+
+
 def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     with EventStore.open(tmp_path / "empty.db") as store:
@@ -91,8 +109,8 @@ def test_the_log_is_never_migrated_down(store: EventStore) -> None:
     config = configuration()
     with store.engine.connect() as plain:
         connection = writing(plain)
-        with pytest.raises(RuntimeError, match="never migrated down"), connection.begin():
-            config.attributes["connection"] = connection
+        config.attributes["connection"] = connection
+        with connection.begin(), pytest.raises(RuntimeError, match="never migrated down"):
             command.downgrade(config, "base")
     assert revision(store.engine) == HEAD_REVISION
     assert store.head() == 0
@@ -117,6 +135,25 @@ def test_a_foreign_database_with_tables_of_our_names_is_refused_and_left_alone(
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [(table,)]
         assert connection.execute(f"SELECT * FROM {table}").fetchall() == [("precious",)]
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize("revision_", [HEAD_REVISION, "0000", "a1b2c3d4e5f6"])
+def test_another_project_that_uses_alembic_is_refused_and_left_alone(
+    tmp_path: Path, revision_: str, create: bool
+) -> None:
+    path = tmp_path / "foreign.db"
+    execute(
+        path,
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        f"INSERT INTO alembic_version VALUES ('{revision_}')",
+        "CREATE TABLE theirs (precious TEXT)",
+    )
+    with pytest.raises(StoreNotReady, match="another project's"):
+        EventStore.open(path, create=create)
+    with closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+    assert tables == [("alembic_version",), ("theirs",)]
 
 
 def test_a_foreign_postgresql_database_is_refused(postgresql: Callable[[], URL]) -> None:

@@ -1,0 +1,218 @@
+"""`rebuild`: every projection anew from a long log, beside a plain Python fold that does the same work.
+
+Each side runs in a process of its own, so that their memory is their own. The fold is checked, outside the time taken, to
+have made the very rows that the models make.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from sqlalchemy import Engine
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+import eventstore.projections.rebuild  # noqa: F401 - importing DuckDB shall be no part of the time taken
+from eventstore.demo import SITE_ID, documented
+from eventstore.errors import InputError
+from eventstore.log.engine import make_engine
+from eventstore.projections.catalogue import Projection, projections
+from eventstore.store import EventStore
+from tests.benchmarks.harness import (
+    Benchmark,
+    Described,
+    Goal,
+    Options,
+    RawConnection,
+    Result,
+    Sample,
+    in_child,
+    interleaved,
+    medians,
+    note,
+    peak_memory_mb,
+    raw_connection,
+    stores,
+)
+from tests.benchmarks.python_fold import Fold, Row, require_same_columns
+
+STAGES = ("read", "facts", "lift", "merge", "write", "swap")
+TELL_EVERY = 100_000
+"""Events between two notes of a fill's progress."""
+CURSOR_ROWS = 10_000
+"""Rows that PostgreSQL's driver fetches at a time, as many as the store's own reader takes."""
+
+
+def run(options: Options) -> Result:
+    """Measure every figure of `BENCHMARK`."""
+    with _log(options) as url:
+        in_child(fill, url, options.events)
+        samples = interleaved(
+            options.rounds or BENCHMARK.rounds,
+            lambda: in_child(measure_rebuild, url),
+            lambda: in_child(measure_fold, url),
+        )
+    values = medians(
+        samples,
+        vs_python_fold=("events_per_second", "python_fold_events_per_second"),
+        vs_python_fold_in_memory=("events_per_second", "python_fold_in_memory_events_per_second"),
+    )
+    values["peak_memory_mb"] = max(sample["peak_memory_mb"] for sample in samples)
+    return BENCHMARK.result(values)
+
+
+@contextmanager
+def _log(options: Options) -> Iterator[str]:
+    if options.store is not None:
+        yield options.store
+        return
+    with stores(options) as fresh:
+        yield fresh.fresh()
+
+
+def fill(url: str, count: int | None) -> None:
+    """Ingest `count` deliveries of documented size into an empty store; leave one that holds just as many as it is.
+
+    `count` None: as many as there are, or the benchmark's default. Raises InputError for a store that holds another number.
+    """
+    with EventStore.open(url) as store:
+        held = store.head()
+        if held:
+            if count not in (None, held):
+                raise InputError(
+                    f"{url} holds {held:,} events, not {count:,}: give another --store, or --events {held}"
+                )
+            note(f"{url} holds {held:,} events already")
+            return
+        wanted = count or BENCHMARK.events
+        start = time.perf_counter()
+
+        def lines() -> Iterator[tuple[int, bytes]]:
+            for number, delivery in enumerate(documented(wanted), 1):
+                if number % TELL_EVERY == 0:
+                    note(f"filling the log: {number:,} of {wanted:,}, {number / (time.perf_counter() - start):,.0f}/s")
+                yield number, orjson.dumps(delivery.body)
+
+        store.ingest(lines(), route="rest", site=SITE_ID)
+        if store.head() != wanted:
+            raise AssertionError(f"{store.head()} events were written where {wanted} were given")
+        note(f"filled the log with {wanted:,} events, {wanted / (time.perf_counter() - start):,.0f}/s")
+
+
+def measure_rebuild(url: str) -> Sample:
+    """One rebuild in this process, which should do nothing else: its peak memory is part of the sample."""
+    with EventStore.open(url, create=False) as store:
+        start = time.perf_counter()
+        result = store.rebuild_projections()
+        took = time.perf_counter() - start
+    shares = {f"share_{stage}": result.stages[stage] / took for stage in STAGES}
+    return {"events_per_second": result.position / took, "peak_memory_mb": peak_memory_mb(), **shares}
+
+
+def measure_fold(url: str) -> Sample:
+    """One fold in this process, with and without writing its rows; they are compared with the projections and dropped."""
+    require_same_columns()
+    engine = make_engine(url)
+    with raw_connection(url) as raw:
+        _drop(raw)
+        gc.collect()
+        start = time.perf_counter()
+        fold = Fold()
+        count = fold.take(_payloads(raw))
+        rows = fold.rows()
+        in_memory = time.perf_counter() - start
+        for model in projections():
+            _write(raw, engine, model, rows[model.name])
+        took = time.perf_counter() - start
+        peak = peak_memory_mb()
+        try:
+            _require_equal(raw)
+        finally:
+            _drop(raw)
+    engine.dispose()
+    return {
+        "python_fold_events_per_second": count / took,
+        "python_fold_in_memory_events_per_second": count / in_memory,
+        "python_fold_peak_memory_mb": peak,
+    }
+
+
+def _payloads(raw: RawConnection) -> Iterator[tuple[int, str]]:
+    sql = "SELECT event_time, payload FROM events ORDER BY position"
+    if raw.mark == "?":
+        yield from raw.driver.execute(sql)
+        return
+    with raw.driver.transaction(), raw.driver.cursor(name="log") as cursor:
+        cursor.itersize = CURSOR_ROWS
+        cursor.execute(sql)
+        yield from cursor
+
+
+def _folded(model: Projection) -> str:
+    return f"{model.name}__fold"
+
+
+def _write(raw: RawConnection, engine: Engine, model: Projection, rows: list[Row]) -> None:
+    """A table of the model's shape, its rows in key order and then its indexes, in one transaction."""
+    table = model.make_table(_folded(model))
+    with raw.transaction() as cursor:
+        cursor.execute(str(CreateTable(table).compile(dialect=engine.dialect)))
+        if rows:
+            cursor.executemany(raw.insert(table.name, len(model.columns)), rows)
+        for index in table.indexes:
+            cursor.execute(str(CreateIndex(index).compile(dialect=engine.dialect)))
+
+
+def _drop(raw: RawConnection) -> None:
+    with raw.transaction() as cursor:
+        for model in projections():
+            cursor.execute(f"DROP TABLE IF EXISTS {_folded(model)}")
+
+
+def _require_equal(raw: RawConnection) -> None:
+    """Raise AssertionError unless the fold made the projections' rows, in every column that readers are shown."""
+    for model in projections():
+        shown = ", ".join(column.name for column in model.shown)
+        ours, theirs = f"SELECT {shown} FROM {model.name}", f"SELECT {shown} FROM {_folded(model)}"
+        for what, sql in {
+            "rows of the projection that the fold lacks": f"{ours} EXCEPT {theirs}",
+            "rows of the fold that the projection lacks": f"{theirs} EXCEPT {ours}",
+        }.items():
+            differing = _value(raw, f"SELECT count(*) FROM ({sql}) AS differing")
+            if differing:
+                raise AssertionError(f"{model.name}: {differing} {what}")
+        counts = [_value(raw, f"SELECT count(*) FROM {name}") for name in (model.name, _folded(model))]
+        if counts[0] != counts[1]:
+            raise AssertionError(f"{model.name}: {counts[0]} rows of the projection, {counts[1]} of the fold")
+
+
+def _value(raw: RawConnection, sql: str) -> Any:
+    cursor = raw.driver.cursor()
+    try:
+        return cursor.execute(sql).fetchone()[0]
+    finally:
+        cursor.close()
+
+
+BENCHMARK = Benchmark(
+    name="rebuild",
+    about="rebuilding every projection from the log, from the first read to the swap; each round in a new process",
+    peer="a plain Python fold in a process of its own: a driver's cursor over the log, json.loads an event, dicts by coupon, "
+    "order and loyalty coupon under the models' rules, then the same rows by executemany, one transaction a table; "
+    "checked to give the very rows that the models give",
+    events=1_000_000,
+    rounds=3,
+    figures=(
+        Described("events_per_second", "events/s", "rebuild_projections: read, facts, models, write, swap"),
+        Described("peak_memory_mb", "MB", "most memory resident in any round (10**6 bytes)", Goal(1500, at_most=True)),
+        Described("vs_python_fold", "x", "over the fold with its rows written", Goal(3)),
+        Described("vs_python_fold_in_memory", "x", "over the fold without that write, ours with it"),
+        Described("python_fold_events_per_second", "events/s", "the fold with its rows written"),
+        *(Described(f"share_{stage}", "of the time", f"the stage {stage} of the rebuild") for stage in STAGES),
+    ),
+    run=run,
+)
