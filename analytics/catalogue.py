@@ -154,7 +154,9 @@ def parse(text: str, file_name: str) -> Report:
     names = [column.name for column in columns]
     shown = tuple(part.strip() for line in header.get("table", []) for part in line.split(",")) or tuple(names)
     if not set(shown) <= set(names):
-        raise ReportError(f"{file_name}: the table shows {_listed(sorted(set(shown) - set(names)))}, which is no column")
+        raise ReportError(
+            f"{file_name}: the table shows {_listed(sorted(set(shown) - set(names)))}, which is no column"
+        )
     return Report(name, header["title"][0], header["question"][0], parameters, columns, shown, text)
 
 

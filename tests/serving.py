@@ -74,11 +74,11 @@ class Serving:
         self._settings = settings
         self._errors = folder / "stderr.txt"
 
-    def start(self) -> None:
-        """Start the server and wait until it listens."""
+    def start(self, port: str = "0") -> None:
+        """Start the server, on a free port unless one is given, and wait until it listens."""
         with _interruptible(), self._errors.open("a", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
-                command("--store", self.store, "serve", "--port", "0", *self._options),
+                command("--store", self.store, "serve", "--port", port, *self._options),
                 cwd=self.folder,
                 env=environment(**self._settings),
                 stdout=subprocess.PIPE,
@@ -220,11 +220,11 @@ def created(event_id: str, coupon_id: str = "c-1", **fields: Any) -> dict[str, A
     }
 
 
-def applied(event_id: str, order_id: str, coupon_id: str = "c-1") -> dict[str, Any]:
+def applied(event_id: str, order_id: str, coupon_id: str = "c-1", code: str = "SPRING") -> dict[str, Any]:
     """A small Velo delivery of wixMarketing_onCouponApplied."""
     return {
         "metadata": {"id": event_id, "entityId": coupon_id, "eventTime": "2025-03-02T08:00:00Z"},
-        "data": {"coupon": {"_id": coupon_id, "code": "SPRING", "type": "PercentOff"}, "wixAppOrderId": order_id},
+        "data": {"coupon": {"_id": coupon_id, "code": code, "type": "PercentOff"}, "wixAppOrderId": order_id},
     }
 
 

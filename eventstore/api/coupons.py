@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from eventstore.api.context import Context, Here, Reader
 from eventstore.api.problems import PROBLEM, REFUSALS
-from eventstore.errors import StoreUnavailable
+from eventstore.errors import InputError, StoreUnavailable
 from eventstore.event import INT64_MAX, Event
 from eventstore.projections import views
 from eventstore.projections.views import CouponState, CouponUse, Number
@@ -187,5 +187,11 @@ def _site(here: Context, token: Reader, named: str | None) -> str | None:
 
 
 def _wait(here: Context, position: int | None) -> None:
-    if position is not None and not here.store.wait(position):
+    if position is None:
+        return
+    head = here.store.head()
+    if position > head:
+        # Waiting would hold a thread for a position that nobody was given.
+        raise InputError(f"wait_for={position} is no position of the log, which ends at {head}")
+    if not here.store.wait(position):
         raise StoreUnavailable(f"the projections have not reached position {position} yet; ask again")

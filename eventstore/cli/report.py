@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -77,7 +78,7 @@ def print_report(engine: Engine, name: str, parameters: dict[str, str], *, limit
         click.echo(f"… and {len(cells) - limit:,} more rows: eventstore report {name}\n")
 
 
-def _is_numeric(rows: list[tuple[object, ...]], number: int) -> bool:
+def _is_numeric(rows: Sequence[tuple[object, ...]], number: int) -> bool:
     from decimal import Decimal
 
     values = [row[number] for row in rows if row[number] is not None]

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import duckdb
 import pyarrow as pa
 from sqlalchemy import Engine
 
@@ -24,6 +26,8 @@ from eventstore.log.reader import head
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, with_dependents
 from eventstore.projections.duck import ModelSession
+
+_Item = TypeVar("_Item")
 
 PIECE_EVENTS = 100_000
 """Events read at a time: two pieces of documented size are in memory at once, about 250 MB."""
@@ -81,7 +85,7 @@ def rebuild_projections(
         session = ModelSession(models, database=str(Path(scratch) / "rebuild.duckdb"), temp_directory=scratch)
         try:
             mark = time.monotonic()
-            for until, piece in _pieces(engine, target):
+            for until, piece in _ahead(_pieces(engine, target)):
                 timed("read", mark)
                 mark = time.monotonic()
                 session.load_facts(piece)
@@ -108,6 +112,8 @@ def rebuild_projections(
                 _write_shadow(engine, session, model)
             timed("write", mark)
             report("write", target)
+        except duckdb.Error as error:
+            raise ProjectionError(f"a model could not be run over the log: {error}; the old tables stay") from error
         finally:
             session.close()
     mark = time.monotonic()
@@ -118,23 +124,20 @@ def rebuild_projections(
 
 
 def _pieces(engine: Engine, target: int) -> Iterator[tuple[int, pa.Table]]:
-    """`(last position, log rows)` a piece, the next one being read while the caller works."""
+    """`(last position, log rows)`, a piece at a time, in order."""
+    for after in range(0, target, PIECE_EVENTS):
+        until = min(after + PIECE_EVENTS, target)
+        with arrow.event_batches(engine, after=after, until=until) as batches:
+            yield until, batches.read_all()
 
-    def fetch(after: int) -> pa.Table:
-        with arrow.event_batches(engine, after=after, until=min(after + PIECE_EVENTS, target)) as batches:
-            return batches.read_all()
 
-    if target == 0:
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="eventstore-read") as pool:
-        after = 0
-        coming = pool.submit(fetch, after)
-        while after < target:
-            piece = coming.result()
-            after = min(after + PIECE_EVENTS, target)
-            if after < target:
-                coming = pool.submit(fetch, after)
-            yield after, piece
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items, each being made in a thread of its own while the caller works on the one before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="eventstore-ahead") as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _shadow(model: Projection) -> str:
@@ -151,7 +154,7 @@ def _write_shadow(engine: Engine, session: ModelSession, model: Projection) -> N
                 index.drop(connection)
     # In key order, for then every row goes to the end of the table's B-tree.
     ordered = session.connection.execute(session.stored_query(model, ordered=True))
-    while rows := ordered.fetchmany(WRITE_ROWS):
+    for rows in _ahead(iter(lambda: ordered.fetchmany(WRITE_ROWS), [])):
         with engine.connect() as plain:
             connection = writing(plain)
             with connection.begin():

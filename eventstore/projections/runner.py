@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.errors import StoreUnavailable
+from eventstore.errors import ProjectionError, StoreUnavailable
 from eventstore.log import arrow
 from eventstore.log.engine import writing
 from eventstore.log.schema import head_size
@@ -136,10 +137,12 @@ class Runner:
         try:
             changes = self._compute(self._session, models, facts)
             self._write(models, changes, start, until)
-        except BaseException:
+        except BaseException as error:
             # Half-filled working tables must not leak into the next step.
             self._session.close()
             self._session = None
+            if isinstance(error, duckdb.Error):
+                raise ProjectionError(f"a model cannot take the events {start + 1} to {until}: {error}") from error
             raise
         return until, head
 

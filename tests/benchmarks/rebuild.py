@@ -7,8 +7,13 @@ have made the very rows that the models make.
 from __future__ import annotations
 
 import gc
+import itertools
+import multiprocessing
+import os
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +24,9 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 import eventstore.projections.rebuild  # noqa: F401 - importing DuckDB shall be no part of the time taken
 from eventstore.demo import SITE_ID, documented
 from eventstore.errors import InputError
+from eventstore.ingest import Route, read_delivery
 from eventstore.log.engine import make_engine
+from eventstore.log.records import Outcome, Prepared, Rejected
 from eventstore.projections.catalogue import Projection, projections
 from eventstore.store import EventStore
 from tests.benchmarks.harness import (
@@ -43,6 +50,8 @@ from tests.benchmarks.python_fold import Fold, Row, require_same_columns
 STAGES = ("read", "facts", "lift", "merge", "write", "swap")
 TELL_EVERY = 100_000
 """Events between two notes of a fill's progress."""
+FILL_CHUNK = 2_000
+"""Deliveries read at a time by a filling process: a writer's whole batch."""
 CURSOR_ROWS = 10_000
 """Rows that PostgreSQL's driver fetches at a time, as many as the store's own reader takes."""
 
@@ -90,17 +99,37 @@ def fill(url: str, count: int | None) -> None:
             return
         wanted = count or BENCHMARK.events
         start = time.perf_counter()
-
-        def lines() -> Iterator[tuple[int, bytes]]:
-            for number, delivery in enumerate(documented(wanted), 1):
-                if number % TELL_EVERY == 0:
-                    note(f"filling the log: {number:,} of {wanted:,}, {number / (time.perf_counter() - start):,.0f}/s")
-                yield number, orjson.dumps(delivery.body)
-
-        store.ingest(lines(), route="rest", site=SITE_ID)
+        taken = 0
+        for outcomes in _appended(store, wanted):
+            taken += len(outcomes)
+            if taken % TELL_EVERY == 0 or taken == wanted:
+                note(f"filling the log: {taken:,} of {wanted:,}, {taken / (time.perf_counter() - start):,.0f}/s")
         if store.head() != wanted:
             raise AssertionError(f"{store.head()} events were written where {wanted} were given")
-        note(f"filled the log with {wanted:,} events, {wanted / (time.perf_counter() - start):,.0f}/s")
+
+
+def _appended(store: EventStore, wanted: int) -> Iterator[list[Outcome]]:
+    """Outcomes of `wanted` deliveries, a chunk at a time. Other processes read them, this one writes; memory is bounded."""
+    deliveries = documented(wanted)
+    readers = max(1, (os.cpu_count() or 2) - 1)
+    with ProcessPoolExecutor(readers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        being_read: deque[Future[list[Prepared | Rejected]]] = deque()
+        being_written: deque[Future[list[Outcome]]] = deque()
+        while True:
+            chunk = [orjson.dumps(delivery.body) for delivery in itertools.islice(deliveries, FILL_CHUNK)]
+            if chunk:
+                being_read.append(pool.submit(read_chunk, chunk))
+            while len(being_read) > (2 * readers if chunk else 0):
+                being_written.append(store.submit_patiently(being_read.popleft().result()))
+            while len(being_written) > (2 if chunk else 0):
+                yield being_written.popleft().result()
+            if not chunk:
+                return
+
+
+def read_chunk(bodies: list[bytes]) -> list[Prepared | Rejected]:
+    """The log entries of REST deliveries, as the store's own doors make them."""
+    return [entry for body in bodies for entry in read_delivery(body, Route("rest"), lambda named: named or SITE_ID)]
 
 
 def measure_rebuild(url: str) -> Sample:

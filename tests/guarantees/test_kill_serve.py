@@ -18,8 +18,8 @@ import pytest
 from tests.serving import APPLIED, PATIENCE, Serving, applied, head, ndjson, serving, settled, wrapped
 
 SENDERS = 4
-ROUNDS = 4
-ACKNOWLEDGED_A_ROUND = 400
+ROUNDS = 3
+ACKNOWLEDGED_A_ROUND = 250
 """Acknowledgements to wait for before the server is killed: enough that all senders are in the midst of it."""
 COUPONS = 7
 LONGEST_BATCH = 60
