@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -142,7 +143,7 @@ event_ids = st.one_of(
 )
 _head: dict[str, st.SearchStrategy[Any]] = {
     "event_id": event_ids,
-    "site_id": st.sampled_from(SITES),
+    "site_id": st.sampled_from([SITES[0], *SITES]),
     "event_time": times,
     "anonymize": st.booleans(),
 }
@@ -189,6 +190,64 @@ unrecognised = st.builds(
 
 events = st.one_of(created, updated, deleted, observed, applied, applied, applied, loyal, loyal, unrecognised)
 """One event of any kind."""
+
+
+def every_close_call() -> list[Event]:
+    """Every way in which a few events of one coupon, of its uses or of one reward can agree and disagree in time, sequence,
+    revision and order of ids; each history in a site of its own. Every snapshot tells whose it is."""
+    mine = [
+        {"type": type_, "sequence": sequence, "event_time": START + timedelta(hours=hour)}
+        for type_ in ("coupon.created", "coupon.updated", "coupon.deleted")
+        for sequence in (None, 0, 1)
+        for hour in (0, 1)
+    ]
+    uses = [
+        {"type": "coupon.applied", "order_id": order, "app_id": app, "event_time": START + timedelta(hours=hour)}
+        for order in (None, "o1", "o2")
+        for app in (None, "app-1")
+        for hour in (0, 1)
+    ]
+    rewards = [
+        {
+            "type": type_,
+            "revision": revision,
+            "sequence": sequence,
+            "event_time": START + timedelta(hours=hour),
+            "linked": linked,
+        }
+        for type_ in ("loyalty_coupon.created", "loyalty_coupon.deleted")
+        for revision in (None, 0, 1)
+        for sequence in (None, 0)
+        for hour in (0, 1)
+        for linked in (False, True)
+    ]
+    happened: list[tuple[dict[str, Any], ...]] = [
+        *product(mine, repeat=3),
+        *product(uses, repeat=3),
+        *product(rewards, repeat=2),
+    ]
+    return [
+        _close_call(f"site-{site}", f"e{number}", **facts)
+        for site, history in enumerate(happened)
+        for number, facts in enumerate(history)
+    ]
+
+
+def _close_call(
+    site_id: str, event_id: str, *, revision: int | None = None, linked: bool = True, **facts: Any
+) -> Event:
+    loyal, told = facts["type"].startswith("loyalty"), not facts["type"].endswith("deleted")
+    about = f"coupon-of-{event_id}" if loyal else "c1"
+    return Event(
+        event_id=event_id,
+        site_id=site_id,
+        entity_id="L1" if loyal else about,
+        coupon_id=about if linked else None,
+        coupon=Coupon(code=event_id, discount=Discount(type=DiscountType.FREE_SHIPPING)) if told else None,
+        loyalty=Loyalty(status=event_id, revision=revision) if told and loyal else None,
+        source=Source.REST,
+        **facts,
+    )
 
 
 def _key(event: Event) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -85,7 +86,7 @@ _TITLES: dict[type[EventStoreError], str] = {
     UnreadableDelivery: "The delivery cannot be read",
     UnknownHandler: "Unknown handler",
     DeliveryTooLarge: "The delivery is too large",
-    StoreUnavailable: "The store cannot take events now",
+    StoreUnavailable: "The store is not available now",
     NotAuthenticated: "A bearer token is needed",
     NotAllowed: "The token does not allow this",
     NotFound: "Not found",
@@ -108,6 +109,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(InterfaceError, _database)
+    app.add_exception_handler(OperationalError, _database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -140,6 +143,12 @@ async def _validation(_request: Request, error: Exception) -> JSONResponse:
         "errors": jsonable_encoder(errors),
     }
     return problem_response(details)
+
+
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DBAPIError)
+    _log.warning("the database failed at %s %s: %s", request.method, request.url.path, error.orig)
+    return await _ours(request, StoreUnavailable("the database cannot be used now; ask again"))
 
 
 async def _gone(_request: Request, _error: Exception) -> JSONResponse:

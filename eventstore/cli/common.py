@@ -22,6 +22,9 @@ NOTHING = "–"
 PLAIN_WIDTH = 200
 """Columns that a table may take where the output is not a terminal."""
 
+_VISIBLE = {code: 0x2400 + code for code in range(0x20)} | dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
+"""Pictures for control characters: what a coupon is called must not command the terminal."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table.")
 site_option = click.option("--site", metavar="ID", help="Only this site (Wix's instance id).")
 
@@ -92,13 +95,15 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    if title is not None:
+        console().print(Text(title.translate(_VISIBLE), style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = set(right)
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in rows:
         # Text, not markup: a coupon's name may hold brackets.
-        table.add_row(*[Text(cell(value)) for value in row])
+        table.add_row(*[Text(cell(value).translate(_VISIBLE)) for value in row])
     console().print(table)
 
 
@@ -108,14 +113,16 @@ def progress(description: str, unit: str) -> Iterator[Callable[[int, int | None]
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.fields[of]} " + unit),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bar:
         task = bar.add_task(description, total=None, of="?", rate="")
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROUTES = ["velo", "rest", "sdk", "snapshot"]
 MAX_FILE_DOCUMENT = 64 * 1024 * 1024
 """Bytes of a file that is one JSON document rather than lines."""
+BOM = b"\xef\xbb\xbf"
+"""What some programs on Windows begin a UTF-8 file with; it is no part of the first delivery."""
 SHOWN_PROBLEMS = 20
 """Refused or quarantined lines shown; the rest is counted."""
 
@@ -127,7 +129,7 @@ def _file_time(name: str) -> datetime:
 def _lines(name: str) -> Iterator[tuple[int, bytes]]:
     """Numbered lines of a file; a file that is one indented JSON document is its line 1."""
     with click.open_file(name, "rb") as opened:
-        first = opened.readline(MAX_FILE_DOCUMENT)
+        first = opened.readline(MAX_FILE_DOCUMENT).removeprefix(BOM)
         if first.strip() in (b"{", b"["):
             yield from _document(name, first, opened)
             return

@@ -52,7 +52,7 @@ class _Commands(click.Group):
         except click.UsageError:
             from difflib import get_close_matches
 
-            near = get_close_matches(args[0], COMMANDS, 1)
+            near = get_close_matches(args[0], COMMANDS, 1) or [each for each in COMMANDS if each.startswith(args[0])]
             hint = f" Did you mean {near[0]!r}?" if near else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
 
@@ -86,9 +86,9 @@ def cli(ctx: click.Context, store: str | None) -> None:
 def main() -> None:
     """Run the command line. Errors on purpose are one line on standard error; only bugs show a traceback."""
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        # Without its standalone mode, click gives the status of `ctx.exit` back as a value.
+        status = cli(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except click.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
@@ -98,10 +98,15 @@ def main() -> None:
     except EventStoreError as error:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
         sys.exit(exit_code(error))
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
+    except Exception as error:
+        from sqlalchemy.exc import InterfaceError, OperationalError
+
+        if not isinstance(error, InterfaceError | OperationalError):
+            raise
+        click.echo(
+            f"{click.style('error:', fg='red', bold=True)} the database failed: {error.orig}; try again", err=True
+        )
+        sys.exit(EXIT_UNAVAILABLE)
 
 
 def exit_code(error: EventStoreError) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -12,10 +14,11 @@ from hypothesis import strategies as st
 
 from eventstore.event import Event
 from eventstore.log.arrow import EVENT_SCHEMA
-from eventstore.log.types import to_micros
+from eventstore.log.types import from_micros, to_micros
 from eventstore.projections.catalogue import FACTS, Projection, projection, projections
 from eventstore.projections.duck import ModelSession
-from tests.histories import histories, parts
+from tests.histories import every_close_call, histories, parts
+from tests.slow_model import project
 
 Rows = list[tuple[Any, ...]]
 
@@ -53,6 +56,24 @@ def modelled(session: ModelSession, model: Projection, events: Sequence[Event]) 
     return in_key_order(session.stored_rows(model))
 
 
+READ: dict[str, Callable[[Any], Any]] = {"timestamp": from_micros, "decimal": Decimal, "json": orjson.loads}
+"""How the store's encodings of values are read."""
+
+
+def readable(model: Projection, rows: Rows) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Rows in the store's encodings as readers are shown them, by key."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        shown: dict[str, Any] = {
+            column.name: READ.get(column.type, lambda plain: plain)(value) if value is not None else None
+            for column, value in zip(model.columns, row, strict=True)
+            if not column.is_memory
+        }
+        found[tuple(shown[name] for name in model.key)] = shown
+    assert len(found) == len(rows)
+    return found
+
+
 def merged(session: ModelSession, model: Projection, several: Sequence[Rows]) -> Rows:
     """The merge of rows that went through the store's encodings, as those of a live projection do."""
     for rows in several:
@@ -60,6 +81,40 @@ def merged(session: ModelSession, model: Projection, several: Sequence[Rows]) ->
         session.add_partial(model, "part")
     session.merge(model)
     return in_key_order(session.stored_rows(model))
+
+
+def as_the_slow_model_says(session: ModelSession, history: Sequence[Event]) -> None:
+    expected = project(history)
+    for name in FROM_FACTS:
+        model = projection(name)
+        the_same(readable(model, modelled(session, model, history)), expected[name])
+    found = usage(session, modelled(session, projection("redemptions"), history))
+    the_same(readable(projection("coupon_usage"), found), expected["coupon_usage"])
+
+
+def the_same(found: Mapping[Any, Any], expected: Mapping[Any, Any]) -> None:
+    """Assert equality by the first key that differs: of thousands, no difference can be shown."""
+    for key in expected.keys() | found.keys():
+        assert found.get(key) == expected.get(key), key
+
+
+@given(history=histories())
+@settings(max_examples=40)
+def test_every_model_says_of_any_history_what_the_slow_one_says(session: ModelSession, history: list[Event]) -> None:
+    as_the_slow_model_says(session, history)
+
+
+def test_every_model_says_what_the_slow_one_says_however_close_the_call(session: ModelSession) -> None:
+    as_the_slow_model_says(session, every_close_call())
+
+
+def test_every_close_call_goes_the_same_way_when_its_events_are_merged_one_by_one(session: ModelSession) -> None:
+    calls = every_close_call()
+    for name in FROM_FACTS:
+        model = projection(name)
+        pieces = [modelled(session, model, [event for event in calls if event.event_id == f"e{n}"]) for n in (2, 0, 1)]
+        one_by_one = merged(session, model, [merged(session, model, pieces[:2]), pieces[2]])
+        the_same(readable(model, one_by_one), readable(model, modelled(session, model, calls)))
 
 
 @pytest.mark.parametrize("name", FROM_FACTS)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import NullPool
 
 from eventstore.ingest import CHUNK_LINES
 from tests.serving import (
@@ -509,6 +512,40 @@ def test_events_that_another_process_appends_are_seen_by_the_server(server: Serv
     assert settled(client, position, "/v1/coupons/beside")["site_id"] == "beside"
     told = answers(client.post("/v1/events", content=line))
     assert only(told)["outcome"] == "duplicate"
+
+
+def test_while_the_database_is_away_the_server_says_come_again_and_then_goes_on(
+    postgresql: Callable[[], URL], tmp_path: Path
+) -> None:
+    url, other = postgresql(), postgresql()
+    admin = create_engine(other, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+
+    def admit(allowed: bool) -> None:
+        with admin.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS {allowed}"))
+            if not allowed:
+                end = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+                connection.execute(end, {"name": url.database})
+
+    with serving(tmp_path, url=url.render_as_string(hide_password=False)) as server, server.client() as client:
+        assert client.post(VELO, json=created("before")).json()["position"] == 1
+        admit(False)
+        for response in (
+            client.get("/v1/coupons"),
+            client.get("/healthz"),
+            client.post(VELO, json=created("meanwhile")),
+            client.post("/v1/events", content=ndjson(wrapped(CREATED, created("meanwhile")))),
+        ):
+            assert_problem(response, 503)
+            assert int(response.headers["retry-after"]) >= 1
+        admit(True)
+        assert client.post(VELO, json=created("meanwhile")).json()["position"] == 2
+        deadline = time.monotonic() + PATIENCE
+        while client.get("/healthz").json()["status"] != "ok":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert settled(client, 2, "/v1/coupons/c-1")["coupon_id"] == "c-1"
+        assert "Traceback" not in server.stderr
 
 
 def test_the_front_page_leads_to_the_api_page(client: httpx.Client) -> None:

@@ -69,9 +69,8 @@ def test_what_the_store_keeps_aside_or_refuses_shows_in_the_site_s_log(tmp_path:
         assert server.rows("SELECT count(*) FROM events") == [(1,)]
 
 
-def test_the_relay_outlasts_a_server_that_starts_again(tmp_path: Path) -> None:
+def test_an_event_that_found_no_server_shows_in_the_site_s_log_and_is_taken_when_sent_again(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as server:
-        # The server is killed, and the event sent to the one that takes its place: at the same address, as a site knows it.
         port = server.url.rsplit(":", 1)[1]
         server.kill()
         run = node_relay(tmp_path, [(CREATED, created("early"))], server.url, server.token)

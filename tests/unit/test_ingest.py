@@ -35,40 +35,45 @@ def use(number: int) -> bytes:
 
 
 class Log:
-    """A log that takes what it is given when the test lets it, and remembers in which pieces."""
+    """A log that writes a piece only once its outcome is waited for, and remembers how it was used."""
 
-    def __init__(self, *, at_once: bool = True, full_after: int | None = None, failing: int | None = None) -> None:
+    def __init__(self, *, full_after: int | None = None, failing: int | None = None) -> None:
         self.pieces: list[int] = []
-        self.waiting: list[Callable[[], None]] = []
-        self._at_once = at_once
+        self.most_under_way = 0
+        self._written = 0
         self._full_after = full_after
         self._failing = failing
         self._position = 0
 
     def submit(self, entries: Sequence[Prepared | Rejected]) -> Future[list[Outcome]]:
-        if self._full_after is not None and len(self.pieces) >= self._full_after:
-            raise StoreUnavailable("full")
         number = len(self.pieces)
+        if number == self._full_after:
+            raise StoreUnavailable("full")
         self.pieces.append(len(entries))
-        future: Future[list[Outcome]] = Future()
+        self.most_under_way = max(self.most_under_way, len(self.pieces) - self._written)
+        return _Late(lambda: self._write(number, entries))
 
-        def write() -> None:
-            if number == self._failing:
-                future.set_exception(StoreUnavailable("the disk is full"))
-            else:
-                future.set_result([self._outcome(entry) for entry in entries])
-
-        if self._at_once:
-            write()
-        else:
-            self.waiting.append(write)
-        return future
+    def _write(self, number: int, entries: Sequence[Prepared | Rejected]) -> list[Outcome]:
+        self._written += 1
+        if number == self._failing:
+            raise StoreUnavailable("the disk is full")
+        return [self._outcome(entry) for entry in entries]
 
     def _outcome(self, entry: Prepared | Rejected) -> Outcome:
         if isinstance(entry, Rejected):
             return Outcome(OutcomeKind.QUARANTINED, None, None, 1, entry.reason)
         self._position += 1
         return Outcome(OutcomeKind.APPENDED, entry.event_id, self._position)
+
+
+class _Late(Future[list[Outcome]]):
+    def __init__(self, write: Callable[[], list[Outcome]]) -> None:
+        super().__init__()
+        self._write = write
+
+    def result(self, timeout: float | None = None) -> list[Outcome]:
+        self.set_result(self._write())
+        return super().result(timeout)
 
 
 def ingested(lines: list[bytes], log: Log, how: Route | None = None, limit: int | None = None) -> list[LineAnswer]:
@@ -114,54 +119,44 @@ def test_lines_go_to_the_log_in_pieces_of_a_bounded_size(size: int) -> None:
     assert log.pieces == [CHUNK_LINES] * whole + [rest] * bool(rest)
 
 
-def test_reading_stops_while_the_pieces_under_way_are_not_written() -> None:
-    log = Log(at_once=False)
+def test_no_more_is_read_than_the_log_can_follow() -> None:
+    log = Log()
+    total = 20 * CHUNK_LINES
     read = 0
 
     def lines() -> Iterator[tuple[int, bytes]]:
         nonlocal read
-        for number in range(1, 20 * CHUNK_LINES + 1):
-            read = number
-            # The log falls behind as far as it may: its oldest piece is written only when everyone waits for it.
-            if number % CHUNK_LINES == 0 and len(log.waiting) == CHUNKS_UNDER_WAY - 1:
-                pending.append(log.waiting.pop(0))
-            yield number, use(number)
-            while pending:
-                pending.pop()()
+        for read in range(1, total + 1):
+            yield read, use(read)
 
-    pending: list[Callable[[], None]] = []
-    found = ingest_lines(lines(), Route(), my_site, log.submit)
-    seen = 0
-    for answer in found:
-        seen += 1
-        assert answer.line == seen
-        assert read - seen < CHUNKS_UNDER_WAY * CHUNK_LINES
-        if read == 20 * CHUNK_LINES:
-            for write in log.waiting:
-                write()
-            log.waiting.clear()
-    assert seen == 20 * CHUNK_LINES
+    answered = 0
+    for answer in ingest_lines(lines(), Route(), my_site, log.submit):
+        answered += 1
+        assert answer.line == answered
+        assert read - answered < CHUNKS_UNDER_WAY * CHUNK_LINES
+    assert answered == total
+    assert log.most_under_way == CHUNKS_UNDER_WAY
 
 
-def test_when_the_log_takes_no_more_what_it_took_before_is_still_answered() -> None:
+@pytest.mark.parametrize(
+    ("log", "why", "answered"),
+    [
+        pytest.param(Log(full_after=0), "full", 0, id="full at once"),
+        pytest.param(Log(full_after=2), "full", 2, id="full later"),
+        pytest.param(Log(full_after=CHUNKS_UNDER_WAY + 2), "full", CHUNKS_UNDER_WAY + 2, id="full much later"),
+        pytest.param(Log(failing=0), "the disk is full", 0, id="failing at once"),
+        pytest.param(Log(failing=1), "the disk is full", 1, id="failing later"),
+    ],
+)
+def test_when_the_log_takes_no_more_what_it_took_before_is_still_answered_and_nothing_else(
+    log: Log, why: str, answered: int
+) -> None:
     lines = enumerate((use(number) for number in range(10 * CHUNK_LINES)), 1)
-    told = []
-    found = ingest_lines(lines, Route(), my_site, Log(full_after=2).submit)
-    with pytest.raises(StoreUnavailable, match="full"):
-        for answer in found:
-            told.append(answer)  # noqa: PERF402 - those before the error count
-    assert [each.line for each in told] == list(range(1, 2 * CHUNK_LINES + 1))
-    assert {each.outcome for each in told} == {"appended"}
-
-
-def test_when_a_piece_could_not_be_written_no_line_of_it_and_none_behind_it_is_answered() -> None:
-    lines = enumerate((use(number) for number in range(10 * CHUNK_LINES)), 1)
-    told = []
-    found = ingest_lines(lines, Route(), my_site, Log(failing=1).submit)
-    with pytest.raises(StoreUnavailable, match="the disk is full"):
-        for answer in found:
-            told.append(answer)  # noqa: PERF402 - those before the error count
-    assert [each.line for each in told] == list(range(1, CHUNK_LINES + 1))
+    told: list[LineAnswer] = []
+    with pytest.raises(StoreUnavailable, match=why):
+        told.extend(ingest_lines(lines, Route(), my_site, log.submit))
+    assert [each.line for each in told] == list(range(1, answered * CHUNK_LINES + 1))
+    assert {each.outcome for each in told} <= {"appended"}
 
 
 def test_a_line_over_the_limit_is_refused_and_its_ending_does_not_count() -> None:
