@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from eventstore.cli.common import cell, json_option, open_store, print_json, print_table
+from eventstore.cli.common import json_option, open_store, print_json, print_table
+
+if TYPE_CHECKING:
+    from eventstore.store import Status
 
 
 @click.command()
@@ -30,12 +34,22 @@ def init(ctx: click.Context) -> None:
 @json_option
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:
-    """Show the store at a glance: its log, its guards, and how far the projections are."""
+    """Show the store at a glance: its log, its guards, and how far the projections are.
+
+    Exit status 1 if a guard is missing.
+    """
     with open_store(ctx) as store:
         found = store.status()
     if as_json:
         print_json(asdict(found))
-        return
+    else:
+        _print_status(found)
+    if found.missing_guards:
+        click.echo("append-only guards are missing: the database no longer refuses changes", err=True)
+        ctx.exit(1)
+
+
+def _print_status(found: Status) -> None:
     print_table(
         None,
         ["store", found.url],
@@ -57,8 +71,3 @@ def status(ctx: click.Context, as_json: bool) -> None:
         [(each.name, each.rows, each.position, each.lag) for each in found.projections],
         right=["rows", "position", "behind by"],
     )
-    if found.missing_guards:
-        click.echo(
-            f"{cell(len(found.missing_guards))} guards are missing: the database no longer refuses changes.", err=True
-        )
-        ctx.exit(1)

@@ -47,12 +47,11 @@ class ModelSession:
         self,
         models: Iterable[Projection] | None = None,
         *,
-        database: str = ":memory:",
         memory_limit: str = MEMORY_LIMIT,
         temp_directory: str | None = None,
     ) -> None:
         self.models = tuple(projections() if models is None else models)
-        self.connection = duckdb.connect(database)
+        self.connection = duckdb.connect(":memory:")
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute(f"SET memory_limit = '{memory_limit}'")
         self.connection.execute("SET preserve_insertion_order = false")
@@ -72,9 +71,9 @@ class ModelSession:
         for model in self.models:
             partial, merged = quoted(f"{model.name}__partial"), quoted(f"{model.name}__merged")
             try:
-                execute(f"CREATE TABLE {partial} AS {model.lift}")
+                execute(f"CREATE TEMP TABLE {partial} AS {model.lift}")
                 execute(f"CREATE TEMP VIEW partial AS FROM {partial}")
-                execute(f"CREATE TABLE {merged} AS {model.merge}")
+                execute(f"CREATE TEMP TABLE {merged} AS {model.merge}")
             except duckdb.Error as error:
                 raise ProjectionError(f"the model {model.name} does not run: {error}") from error
             execute("DROP VIEW partial")
@@ -93,15 +92,16 @@ class ModelSession:
             for model in self.models
         }
 
-    def load_facts(self, batch: pa.RecordBatchReader | pa.Table) -> int:
-        """Replace `facts` by those of a batch of log rows (columns of `log.arrow`); returns how many there are."""
+    def load_facts(self, batch: pa.Table) -> int:
+        """Replace `batch` and `facts` by a table of log rows (columns of `log.arrow`); returns how many there are."""
         self.connection.register("batch", batch)
-        try:
-            self.connection.execute("DELETE FROM facts")
-            self.connection.execute(f"INSERT INTO facts {facts_sql()}")
-        finally:
-            self.connection.unregister("batch")
-        return int(self._value("SELECT count(*) FROM facts"))
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE facts AS {facts_sql()}")
+        return int(batch.num_rows)
+
+    def drop_facts(self) -> None:
+        """Let go of the batch, and its memory, once it is lifted."""
+        self.connection.unregister("batch")
+        self.connection.execute("DELETE FROM facts")
 
     def lift(self, model: Projection) -> None:
         """Add the model's partial rows of the present facts (or of its source's merged rows) to `<name>__partial`."""
@@ -112,11 +112,9 @@ class ModelSession:
     def merge(self, model: Projection) -> None:
         """Replace `<name>__merged` by the merge of `<name>__partial`, and empty the latter."""
         partial, merged = quoted(f"{model.name}__partial"), quoted(f"{model.name}__merged")
-        columns = ", ".join(row[0] for row in self.connection.execute(f"DESCRIBE {merged}").fetchall())
         self.connection.execute(f"CREATE OR REPLACE TEMP VIEW partial AS FROM {partial}")
-        self.connection.execute(f"DELETE FROM {merged}")
-        self.connection.execute(f"INSERT INTO {merged} SELECT {columns} FROM ({model.merge})")
-        self.connection.execute(f"DELETE FROM {partial}")
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {merged} AS {model.merge}")
+        self.connection.execute(f"TRUNCATE {partial}")
 
     def keys(self, relation: str, key: Sequence[str]) -> list[tuple[Any, ...]]:
         """The distinct keys in a relation of this session."""

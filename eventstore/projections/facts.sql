@@ -1,7 +1,7 @@
 -- facts: the one place that turns an event's payload into typed columns.
 -- From `batch`, the log's rows as they come (times in microseconds).
--- Only what orders, keys and counts is read here; a coupon's snapshot stays in `payload` until a model has chosen which
--- of many it needs, because reading a snapshot costs more than everything else together.
+-- Only what orders, keys and counts is read here. A model that shows a snapshot chooses its event first and fetches the
+-- payload from `batch` then: copying every payload along would cost as much as everything else together.
 SELECT
     position,
     doc.site_id                         AS site_id,
@@ -21,8 +21,7 @@ SELECT
     doc.coupon IS NOT NULL              AS has_coupon,
     doc.coupon.code                     AS code,
     doc.loyalty IS NOT NULL             AS has_loyalty,
-    doc.loyalty.revision                AS revision,
-    payload
+    doc.loyalty.revision                AS revision
 FROM (
     SELECT
         *,

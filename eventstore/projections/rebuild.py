@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import duckdb
@@ -82,7 +81,7 @@ def rebuild_projections(
         stages[stage] = stages.get(stage, 0.0) + time.monotonic() - since
 
     with tempfile.TemporaryDirectory(prefix="eventstore-rebuild-") as scratch:
-        session = ModelSession(models, database=str(Path(scratch) / "rebuild.duckdb"), temp_directory=scratch)
+        session = ModelSession(models, temp_directory=scratch)
         try:
             mark = time.monotonic()
             for until, piece in _ahead(_pieces(engine, target)):
@@ -95,6 +94,7 @@ def rebuild_projections(
                 for model in models:
                     if model.source == FACTS:
                         session.lift(model)
+                session.drop_facts()
                 timed("lift", mark)
                 report("read", until)
                 mark = time.monotonic()

@@ -11,7 +11,8 @@ from typing import Any
 from eventstore import wix
 from eventstore.demo import SITE_ID, documented
 from eventstore.event import Event
-from eventstore.log.records import now
+from eventstore.log.records import now, prepare
+from eventstore.log.writer import BATCH_EVENTS, Writer
 from eventstore.store import EventStore
 from tests.benchmarks.harness import (
     Benchmark,
@@ -46,8 +47,9 @@ def run(options: Options) -> Result:
         singles = bulk.first(max(THREADS, count // SINGLES_SHARE))
         samples = interleaved(
             options.rounds or BENCHMARK.rounds,
-            lambda: {"group_commit_events_per_second": _group_commit(fresh, singles.events)},
-            lambda: {"one_commit_per_event_per_second": _raw_driver(fresh, singles, 1)},
+            lambda: {"group_commit_events_per_second": _callers(fresh, singles.events, BATCH_EVENTS)},
+            lambda: {"one_commit_per_event_per_second": _callers(fresh, singles.events, 1)},
+            lambda: {"raw_driver_commits_per_second": _raw_driver(fresh, singles, 1)},
             lambda: {"bulk_events_per_second": _bulk(fresh, bulk.events)},
             lambda: {"raw_driver_events_per_second": _raw_driver(fresh, bulk, RAW_TRANSACTION_EVENTS)},
         )
@@ -55,6 +57,7 @@ def run(options: Options) -> Result:
         medians(
             samples,
             group_commit_ratio=("group_commit_events_per_second", "one_commit_per_event_per_second"),
+            group_commit_vs_raw_driver=("group_commit_events_per_second", "raw_driver_commits_per_second"),
             bulk_vs_raw_driver=("bulk_events_per_second", "raw_driver_events_per_second"),
         )
     )
@@ -90,16 +93,20 @@ def _prepared_lot(fresh: Stores, count: int) -> _Lot:
     return _Lot(events, event_rows, key_rows)
 
 
-def _group_commit(fresh: Stores, events: list[Event]) -> float:
-    """Events a second of many threads that each wait for one event's commit before they append the next."""
+def _callers(fresh: Stores, events: list[Event], batch_events: int) -> float:
+    """Events a second of many threads that each wait for one event's commit before they append the next.
+
+    `batch_events` is the most that one commit takes: 1 is a commit an event.
+    """
     url = fresh.fresh()
     together = threading.Barrier(THREADS + 1)
     with EventStore.open(url) as store, ThreadPoolExecutor(THREADS) as pool:
+        writer = Writer(store.engine, batch_events=batch_events)
 
         def appending(share: list[Event]) -> None:
             together.wait()
             for event in share:
-                store.append(event)
+                writer.submit([prepare(event)]).result()
 
         callers = [pool.submit(appending, events[number::THREADS]) for number in range(THREADS)]
 
@@ -109,6 +116,7 @@ def _group_commit(fresh: Stores, events: list[Event]) -> float:
                 caller.result()
 
         took = seconds(until_all_are_durable)
+        writer.close()
         _require(store.head(), len(events))
     fresh.discard(url)
     return len(events) / took
@@ -159,15 +167,18 @@ def _require(found: int, expected: int) -> None:
 BENCHMARK = Benchmark(
     name="append",
     about="appending canonical events of about 1.1 kB, by many callers at once and in bulk",
-    peer="the engine's own driver, given finished rows (payload and hashes already made), on the same tables and indexes "
-    "with the same durability and without the append-only triggers: one commit an event by one caller, and executemany "
-    f"in transactions of {RAW_TRANSACTION_EVENTS:,}",
+    peer="for group commit, the same writer and callers with one commit an event; else the engine's own driver, given "
+    "finished rows (payload and hashes already made), on the same tables and indexes with the same durability and without "
+    f"the append-only triggers: one commit an event by one caller, and executemany in transactions of "
+    f"{RAW_TRANSACTION_EVENTS:,}",
     events=20_000,
     rounds=5,
     figures=(
-        Described("group_commit_ratio", "x", f"{THREADS} callers over one commit an event", Goal(4)),
+        Described("group_commit_ratio", "x", f"{THREADS} callers, grouped over one commit an event", Goal(4)),
         Described("group_commit_events_per_second", "events/s", f"{THREADS} threads, each appending single events"),
-        Described("one_commit_per_event_per_second", "events/s", "the driver, one transaction an event"),
+        Described("one_commit_per_event_per_second", "events/s", "the same, each event in a commit of its own"),
+        Described("group_commit_vs_raw_driver", "x", "group commit over the driver's commits, one caller"),
+        Described("raw_driver_commits_per_second", "events/s", "the driver, one transaction an event, one caller"),
         Described("bulk_vs_raw_driver", "x", "append_many over the driver's executemany", Goal(0.6)),
         Described("bulk_events_per_second", "events/s", "EventStore.append_many of built events"),
         Described("raw_driver_events_per_second", "events/s", "the driver's executemany of finished rows"),

@@ -108,13 +108,25 @@ def test_every_model_says_what_the_slow_one_says_however_close_the_call(session:
     as_the_slow_model_says(session, every_close_call())
 
 
-def test_every_close_call_goes_the_same_way_when_its_events_are_merged_one_by_one(session: ModelSession) -> None:
+@pytest.mark.parametrize(
+    "parts_hold", [[{"e2"}, {"e0"}, {"e1"}], [{"e1", "e2"}, {"e0", "e1"}, {"e2", "e0"}]], ids=["apart", "overlapping"]
+)
+def test_every_close_call_goes_the_same_way_when_merged_from_apart_or_overlapping_parts(
+    session: ModelSession, parts_hold: list[set[str]]
+) -> None:
     calls = every_close_call()
     for name in FROM_FACTS:
         model = projection(name)
-        pieces = [modelled(session, model, [event for event in calls if event.event_id == f"e{n}"]) for n in (2, 0, 1)]
-        one_by_one = merged(session, model, [merged(session, model, pieces[:2]), pieces[2]])
-        the_same(readable(model, one_by_one), readable(model, modelled(session, model, calls)))
+        pieces = [modelled(session, model, [event for event in calls if event.event_id in held]) for held in parts_hold]
+        piece_by_piece = merged(session, model, [merged(session, model, pieces[:2]), pieces[2]])
+        the_same(readable(model, piece_by_piece), readable(model, modelled(session, model, calls)))
+
+
+def test_every_close_call_is_counted_the_same_from_disjoint_parts(session: ModelSession) -> None:
+    model = projection("coupon_usage")
+    redemptions = modelled(session, projection("redemptions"), every_close_call())
+    pieces = [usage(session, redemptions[start::2]) for start in (0, 1)]
+    the_same(readable(model, merged(session, model, pieces)), readable(model, usage(session, redemptions)))
 
 
 @pytest.mark.parametrize("name", FROM_FACTS)

@@ -20,6 +20,8 @@ FIGURES = {
         "group_commit_ratio",
         "group_commit_events_per_second",
         "one_commit_per_event_per_second",
+        "group_commit_vs_raw_driver",
+        "raw_driver_commits_per_second",
         "bulk_vs_raw_driver",
         "bulk_events_per_second",
         "raw_driver_events_per_second",

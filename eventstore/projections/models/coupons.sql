@@ -55,14 +55,10 @@ chosen AS (
     SELECT
         site_id,
         coupon_id,
-        arg_max(
-            {'sequence': sequence, 'event_time': event_time, 'event_id': event_id, 'coupon': payload},
-            {'sequence': sequence, 'event_time': event_time, 'event_id': event_id}
-        ) FILTER (has_coupon AND sequence IS NOT NULL)                                      AS sequenced,
-        arg_max(
-            {'event_time': event_time, 'event_id': event_id, 'coupon': payload},
-            {'event_time': event_time, 'event_id': event_id}
-        ) FILTER (has_coupon AND sequence IS NULL)                                          AS unsequenced,
+        max({'sequence': sequence, 'event_time': event_time, 'event_id': event_id, 'position': position})
+            FILTER (has_coupon AND sequence IS NOT NULL)                                    AS sequenced,
+        max({'event_time': event_time, 'event_id': event_id, 'position': position})
+            FILTER (has_coupon AND sequence IS NULL)                                        AS unsequenced,
         max({'sequence': sequence, 'event_time': event_time, 'event_id': event_id, 'deleted': type = 'coupon.deleted'})
             FILTER (type IN ('coupon.created', 'coupon.deleted') AND sequence IS NOT NULL)  AS _life_sequenced,
         max({'event_time': event_time, 'event_id': event_id, 'deleted': type = 'coupon.deleted'})
@@ -75,16 +71,15 @@ chosen AS (
     GROUP BY site_id, coupon_id
 )
 SELECT
-    site_id,
-    coupon_id,
-    -- Until here `coupon` was the whole payload: the snapshot is cut out of the winners alone.
+    chosen.site_id                                                                          AS site_id,
+    chosen.coupon_id                                                                        AS coupon_id,
     CASE WHEN sequenced IS NOT NULL THEN {
         'sequence': sequenced.sequence, 'event_time': sequenced.event_time, 'event_id': sequenced.event_id,
-        'coupon': CAST(json_extract(sequenced.coupon, '$.coupon') AS VARCHAR)
+        'coupon': CAST(json_extract(s.payload, '$.coupon') AS VARCHAR)
     } END                                                                                   AS _sequenced,
     CASE WHEN unsequenced IS NOT NULL THEN {
         'event_time': unsequenced.event_time, 'event_id': unsequenced.event_id,
-        'coupon': CAST(json_extract(unsequenced.coupon, '$.coupon') AS VARCHAR)
+        'coupon': CAST(json_extract(u.payload, '$.coupon') AS VARCHAR)
     } END                                                                                   AS _unsequenced,
     _life_sequenced,
     _life_unsequenced,
@@ -93,6 +88,8 @@ SELECT
     deleted_at,
     _created_last
 FROM chosen
+LEFT JOIN batch AS s ON s.position = chosen.sequenced.position
+LEFT JOIN batch AS u ON u.position = chosen.unsequenced.position
 
 -- [merge]
 WITH merged AS (

@@ -31,12 +31,9 @@ WITH chosen AS (
     SELECT
         site_id,
         entity_id AS loyalty_coupon_id,
-        arg_max(
-            {'revision': coalesce(revision, -1), 'sequence': coalesce(sequence, -1), 'event_time': event_time,
-             'event_id': event_id, 'payload': payload},
-            {'revision': coalesce(revision, -1), 'sequence': coalesce(sequence, -1), 'event_time': event_time,
-             'event_id': event_id}
-        ) FILTER (has_loyalty)                                                  AS latest,
+        max({'revision': coalesce(revision, -1), 'sequence': coalesce(sequence, -1), 'event_time': event_time,
+             'event_id': event_id, 'position': position})
+            FILTER (has_loyalty)                                                AS latest,
         max({'event_time': event_time, 'event_id': event_id, 'coupon_id': coupon_id})
             FILTER (coupon_id IS NOT NULL)                                      AS _coupon_id,
         max(event_time) FILTER (type = 'loyalty_coupon.deleted')                AS deleted_at,
@@ -54,7 +51,7 @@ SELECT
         'event_id': latest.event_id,
         -- What is needed of the snapshot and no more: the member and the account stay out of every projection.
         'loyalty': to_json(from_json(
-            latest.payload,
+            batch.payload,
             '{"loyalty": {"status": "VARCHAR", "reward_name": "VARCHAR", "revision": "BIGINT", "transaction_id": "VARCHAR",
                           "refundable": "BOOLEAN", "coupon_deleted": "BOOLEAN", "created_at": "VARCHAR", "updated_at": "VARCHAR"},
               "coupon": {"code": "VARCHAR", "discount": {"type": "VARCHAR", "value": "VARCHAR"}}}'
@@ -65,6 +62,7 @@ SELECT
     first_event_time,
     last_event_time
 FROM chosen
+LEFT JOIN batch ON batch.position = chosen.latest.position
 
 -- [merge]
 WITH merged AS (
