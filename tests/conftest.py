@@ -82,6 +82,9 @@ def postgresql() -> Iterator[Callable[[], URL]]:
             connection.exec_driver_sql(sql)
         engine.dispose()
 
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # no test cuts the power
+        execute(f"ALTER SYSTEM SET {setting} = off")
+    execute("SELECT pg_reload_conf()")
     execute("CREATE DATABASE template_log")
     engine = make_engine(admin.set(database="template_log").render_as_string(hide_password=False))
     migrate(engine)

@@ -21,6 +21,10 @@ from eventstore.errors import InputError
 BUSY_TIMEOUT_MS = 5_000
 """How long SQLite waits for another process's write before it says "locked": longer than any batch takes to commit."""
 
+CHECKPOINT_PAGES = 8_000
+"""Pages of write-ahead log before SQLite moves them into the file: 32 MB. At its default of 1 000 every full batch would be
+followed by a checkpoint, a third of the time of a bulk append; what is committed is as durable in the log as in the file."""
+
 
 def store_url(url: str | Path) -> URL:
     """The database URL for what a caller may give: a URL, or the path of a SQLite file. Raises InputError."""
@@ -109,6 +113,7 @@ def _prepare_sqlite(dbapi_connection: sqlite3.Connection, _record: ConnectionPoo
     _use_wal(cursor)
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
     cursor.close()
 
 

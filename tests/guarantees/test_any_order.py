@@ -21,7 +21,7 @@ def key(event: Event) -> tuple[str, str]:
 
 
 @given(data=st.data(), history=histories())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_the_log_holds_each_event_once_however_often_and_in_whatever_order_it_was_told(
     new_store: OpenStore, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -41,7 +41,7 @@ def test_the_log_holds_each_event_once_however_often_and_in_whatever_order_it_wa
 
 
 @given(data=st.data(), history=histories(), step=st.sampled_from([1, 3, 7]))
-@settings(max_examples=20)
+@settings(max_examples=12)
 def test_live_projections_say_what_the_facts_say_in_any_order_and_a_rebuild_makes_the_same_rows(
     new_store: OpenStore, data: st.DataObject, history: list[Event], step: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_live_projections_say_what_the_facts_say_in_any_order_and_a_rebuild_make
 
 
 @given(history=histories(max_size=8))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_two_orders_of_the_same_facts_make_the_same_bytes(new_store: OpenStore, history: list[Event]) -> None:
     found = []
     for told in (history, history[::-1]):
@@ -71,7 +71,7 @@ def test_two_orders_of_the_same_facts_make_the_same_bytes(new_store: OpenStore, 
 
 
 @given(data=st.data(), history=histories(max_size=8))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_a_rebuild_in_the_middle_and_events_after_it_change_nothing(
     new_store: OpenStore, data: st.DataObject, history: list[Event]
 ) -> None:

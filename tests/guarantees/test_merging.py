@@ -99,7 +99,7 @@ def the_same(found: Mapping[Any, Any], expected: Mapping[Any, Any]) -> None:
 
 
 @given(history=histories())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_every_model_says_of_any_history_what_the_slow_one_says(session: ModelSession, history: list[Event]) -> None:
     as_the_slow_model_says(session, history)
 
@@ -131,7 +131,7 @@ def test_every_close_call_is_counted_the_same_from_disjoint_parts(session: Model
 
 @pytest.mark.parametrize("name", FROM_FACTS)
 @given(data=st.data(), history=histories())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_the_model_of_a_union_is_the_merge_of_the_models(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -143,7 +143,7 @@ def test_the_model_of_a_union_is_the_merge_of_the_models(
 
 @pytest.mark.parametrize("name", FROM_FACTS)
 @given(data=st.data(), history=histories())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_the_order_and_repetition_of_facts_do_not_matter_to_a_model(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -154,7 +154,7 @@ def test_the_order_and_repetition_of_facts_do_not_matter_to_a_model(
 
 @pytest.mark.parametrize("name", FROM_FACTS)
 @given(data=st.data(), history=histories())
-@settings(max_examples=12)
+@settings(max_examples=6)
 def test_it_does_not_matter_which_parts_are_merged_first_and_merging_twice_changes_nothing(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
@@ -170,7 +170,7 @@ def test_it_does_not_matter_which_parts_are_merged_first_and_merging_twice_chang
 
 
 @given(data=st.data(), history=histories())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_usage_of_all_redemptions_is_the_merge_of_the_usages_of_disjoint_parts(
     session: ModelSession, data: st.DataObject, history: list[Event]
 ) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.integration.test_relay import HANDLERS, needs_node, node_relay
+from tests.integration.test_relay import FAST_TIME, HANDLERS, needs_node, node_relay
 from tests.serving import APPLIED, CREATED, INDEX, applied, created, fixture, head, only, serving, settled
 
 pytestmark = needs_node
@@ -73,7 +73,7 @@ def test_an_event_that_found_no_server_shows_in_the_site_s_log_and_is_taken_when
     with serving(tmp_path / "store") as server:
         port = server.url.rsplit(":", 1)[1]
         server.kill()
-        run = node_relay(tmp_path, [(CREATED, created("early"))], server.url, server.token)
+        run = node_relay(tmp_path, [(CREATED, created("early"))], server.url, server.token, before=FAST_TIME)
         assert run.returncode == 1
         assert "early" in run.stderr
         server.start(port)
