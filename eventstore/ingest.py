@@ -17,7 +17,14 @@ from typing import Any
 import orjson
 
 from eventstore import wix
-from eventstore.errors import DeliveryTooLarge, EventStoreError, InputError, StoreUnavailable, UnreadableDelivery
+from eventstore.errors import (
+    DeliveryTooLarge,
+    EventStoreError,
+    InputError,
+    NotAllowed,
+    StoreUnavailable,
+    UnreadableDelivery,
+)
 from eventstore.event import Source
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, now, prepare
 
@@ -40,7 +47,7 @@ class Route:
 
 
 def read_delivery(body: bytes, how: Route, site_of: SiteOf, *, may_wrap: bool = True) -> list[Prepared | Rejected]:
-    """The log entries of one delivery, its exact bytes kept with each event.
+    """The log entries of one delivery, its exact bytes kept with the event (of a page of coupons, each with its part).
 
     `may_wrap` False: the door has said all there is to say, so that a wrapper is taken for what it is, no delivery.
     What is JSON but cannot become an event gives a Rejected, for quarantine. Raises UnreadableDelivery (malformed) for what
@@ -58,6 +65,10 @@ def read_delivery(body: bytes, how: Route, site_of: SiteOf, *, may_wrap: bool = 
             raise
         route = how.route or "unknown"
         return [Rejected.of(error, site_id=site_id, route=route, handler=how.handler, body=body)]
+    for event in events:
+        # What a reader found deeper in the body than `site_of` looked, or than a wrapper said.
+        if event.site_id != site_id:
+            raise NotAllowed(f"the delivery belongs to the site {event.site_id}, not to {site_id}")
     if len(events) == 1:
         return [prepare(events[0], body, handler=how.handler)]
     # A page of many coupons is kept a coupon at a time, each with its own part of the page, readable on its own.
@@ -74,6 +85,9 @@ def _named_site(document: dict[str, Any], inner: dict[str, Any]) -> str | None:
         return wix.site_of(inner)
     if not isinstance(wrapped, str) or not 1 <= len(wrapped) <= 200 or not wrapped.isprintable():
         raise InputError("site must be a text of 1 to 200 printable characters")
+    own = wix.site_of(inner)
+    if own is not None and own != wrapped:
+        raise InputError(f"the line says that it is of the site {wrapped}, the delivery in it of {own}")
     return wrapped
 
 

@@ -124,7 +124,7 @@ class EventStore:
 
     def append(self, event: Event, *, original: bytes | None = None) -> Outcome:
         """Append one event and wait until it is durable. `original`: the exact bytes it was delivered as."""
-        return self.submit([prepare(event, original)]).result(APPEND_TIMEOUT)[0]
+        return self._durable([prepare(event, original)])[0]
 
     def append_many(self, events: Iterable[Event]) -> Iterator[Outcome]:
         """Append a stream of events, giving one outcome each, in order, once it is durable. Memory stays bounded."""
@@ -165,7 +165,15 @@ class EventStore:
         Raises UnreadableDelivery for what is not JSON; what is JSON but no event is kept in quarantine and says so.
         """
         entries = read_delivery(body, Route(route, handler), self._site_rule(site))
-        return self.submit(entries).result(APPEND_TIMEOUT)
+        return self._durable(entries)
+
+    def _durable(self, entries: list[Prepared | Rejected]) -> list[Outcome]:
+        try:
+            return self.submit(entries).result(APPEND_TIMEOUT)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"the events were not written within {APPEND_TIMEOUT:.0f} s; they may be yet: sent again, none is kept twice"
+            ) from error
 
     def ingest(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -97,6 +98,10 @@ def postgresql() -> Iterator[Callable[[], URL]]:
         return admin.set(database=name)
 
     yield new_database
+    process = server.get_postmaster_info().process
+    assert process is not None
+    process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+    process.wait()
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -197,9 +197,13 @@ def every_close_call() -> list[Event]:
     revision and order of ids; each history in a site of its own. Every snapshot tells whose it is."""
     mine = [
         {"type": type_, "sequence": sequence, "event_time": START + timedelta(hours=hour)}
-        for type_ in ("coupon.created", "coupon.updated", "coupon.deleted")
-        for sequence in (None, 0, 1)
-        for hour in (0, 1)
+        for type_, numbers, hours in (
+            ("coupon.created", (None, 0, 1), (0, 1)),
+            ("coupon.deleted", (None, 0, 1), (0, 1)),
+            ("coupon.updated", (None, 1), (0,)),
+        )
+        for sequence in numbers
+        for hour in hours
     ]
     uses = [
         {"type": "coupon.applied", "order_id": order, "app_id": app, "event_time": START + timedelta(hours=hour)}

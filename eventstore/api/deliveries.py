@@ -30,7 +30,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     **REFUSALS,
     400: {"description": "Not JSON, or too deep.", **PROBLEM},
     413: {"description": "The body is over the limit.", **PROBLEM},
-    503: {"description": "Nothing was kept; send it again after Retry-After seconds.", **PROBLEM},
+    503: {"description": "Send it again after Retry-After seconds; no event is kept twice.", **PROBLEM},
 }
 _JSON_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
 _NDJSON_BODY = {"requestBody": {"required": True, "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}}

@@ -25,7 +25,8 @@ def healthz(here: Here) -> Health:
     """Reads the log's head and the projections' position; needs no token and tells nothing about the events."""
     from eventstore import __version__
 
-    problem = here.store.runner.last_error
+    # The kind alone: what a database or a model says may quote what it choked on.
+    problem = (here.store.runner.last_error or "").partition(":")[0] or None
     return Health(
         status="ok" if problem is None else "degraded",
         version=__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +27,7 @@ from eventstore.errors import (
     UnknownHandler,
     UnreadableDelivery,
 )
+from eventstore.log.engine import is_unavailable
 
 PROBLEM_JSON = "application/problem+json"
 PROBLEM: dict[str, Any] = {
@@ -146,6 +148,8 @@ async def _validation(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
+    if not is_unavailable(error):
+        return await _unexpected(request, error)
     assert isinstance(error, DBAPIError)
     _log.warning("the database failed at %s %s: %s", request.method, request.url.path, error.orig)
     return await _ours(request, StoreUnavailable("the database cannot be used now; ask again"))
@@ -159,8 +163,9 @@ async def _gone(_request: Request, _error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # The path only: bodies and headers may hold personal data and tokens.
-    _log.error("unexpected error at %s %s", request.method, request.url.path, exc_info=error)
+    # Where and of what kind, not what it says: bodies, headers and messages may hold personal data and tokens.
+    trace = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("unexpected %s at %s %s\n%s", type(error).__name__, request.method, request.url.path, trace)
     details = {
         "type": "about:blank",
         "title": "Internal error",

@@ -99,13 +99,12 @@ def main() -> None:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
         sys.exit(exit_code(error))
     except Exception as error:
-        from sqlalchemy.exc import InterfaceError, OperationalError
+        from eventstore.log.engine import is_unavailable
 
-        if not isinstance(error, InterfaceError | OperationalError):
+        if not is_unavailable(error):
             raise
-        click.echo(
-            f"{click.style('error:', fg='red', bold=True)} the database failed: {error.orig}; try again", err=True
-        )
+        told = getattr(error, "orig", error)
+        click.echo(f"{click.style('error:', fg='red', bold=True)} the database failed: {told}; try again", err=True)
         sys.exit(EXIT_UNAVAILABLE)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, make_url
 from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from eventstore.errors import InputError
 
 BUSY_TIMEOUT_MS = 5_000
-"""How long SQLite waits for another process's write before it says "locked": longer than any batch takes to commit."""
+"""How long either engine waits for another process's write before it gives up: longer than any batch takes to commit."""
 
 CHECKPOINT_PAGES = 8_000
 """Pages of write-ahead log before SQLite moves them into the file: 32 MB. At its default of 1 000 every full batch would be
@@ -53,12 +53,28 @@ def make_engine(url: str | Path) -> Engine:
     """An engine whose SQLite connections are durable (WAL, synchronous=FULL) and take the write lock at BEGIN when asked."""
     parsed = store_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+        return create_engine(
+            parsed,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            # A replica that stands still with the head locked must not hang all the others.
+            connect_args={"options": f"-c lock_timeout={BUSY_TIMEOUT_MS}"},
+        )
     arguments = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
     engine = create_engine(parsed, connect_args=arguments, hide_parameters=True)  # parameters hold personal data
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether the database cannot be used now: locked, full, out of reach.
+
+    SQLite gives a wrong statement the same class of error; that is a bug, to be seen as one.
+    """
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    return getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
 
 
 def writing(connection: Connection) -> Connection:

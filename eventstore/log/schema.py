@@ -36,6 +36,7 @@ GUARDS = {
     ),
     "postgresql": frozenset(
         {
+            "events_next_position",
             "events_no_change",
             "events_no_truncate",
             "event_keys_no_change",

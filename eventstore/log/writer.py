@@ -36,7 +36,7 @@ QUEUE_EVENTS = 20_000
 QUEUE_BYTES = 256 * 1024 * 1024
 """Payload and original bytes waiting at most: bounds memory when events are large."""
 ATTEMPTS = 3
-"""Tries of a batch that another process's lock, or a lost connection, made fail before anything was written."""
+"""Tries of a batch that another process's lock made fail before anything was written."""
 
 Entry = Prepared | Rejected
 
@@ -228,13 +228,14 @@ class Writer:
             except (OperationalError, InterfaceError) as error:
                 if attempt == ATTEMPTS or not _worth_retrying(error):
                     raise StoreUnavailable(
-                        f"the database did not take the events: {error.orig}; nothing was kept, send them again"
+                        f"the database did not take the events: {error.orig}; send them again, none is kept twice"
                     ) from error
                 time.sleep(0.05 * attempt)
             except SQLAlchemyError as error:
-                if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                if isinstance(error, DBAPIError) and not error.connection_invalidated and not _not_the_events(error):
                     raise
-                raise StoreUnavailable(f"the database cannot be reached: {error}; send the events again") from error
+                told = getattr(error, "orig", None) or error
+                raise StoreUnavailable(f"the database does not take events: {told}; send them again") from error
         raise AssertionError("unreachable")
 
     def _commit(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
@@ -345,6 +346,15 @@ def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]
     )
 
 
+def _not_the_events(error: DBAPIError) -> bool:
+    """Whether the database refuses whatever it is given: a guard (the log and its head disagree), or a missing table or right.
+
+    Such a fault must not be blamed on events that are sound.
+    """
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return "append-only" in str(error.orig) or "log_head" in str(error.orig) or state.startswith("42")
+
+
 def _worth_retrying(error: DBAPIError) -> bool:
-    """Whether nothing can have been written: a lock that another process holds, or a connection found dead."""
+    """Whether nothing can have been written: another process holds the lock."""
     return "locked" in str(error.orig) or "busy" in str(error.orig)

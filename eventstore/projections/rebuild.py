@@ -1,22 +1,25 @@
 """Rebuilding projections from the whole log with the same models as the live runner, into shadow tables, then swapping.
 
 The log is read in position order in pieces: while DuckDB lifts one, the next is being read. Partial rows pile up in DuckDB
-(on disk past its memory limit) and are merged once, at the end. Ingestion goes on all the while; what it appends behind the
-head that the rebuild set out for is the live runner's to take in after the swap.
+(on disk past its memory limit) and are merged once, at the end. Ingestion goes on all the while; what it appends while the
+tables are written is the live runner's to take in right after the swap.
 """
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import ProjectionError
 from eventstore.log import arrow
@@ -24,12 +27,14 @@ from eventstore.log.engine import writing
 from eventstore.log.reader import head
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, with_dependents
-from eventstore.projections.duck import ModelSession
+from eventstore.projections.duck import ModelSession, quoted
 
 _Item = TypeVar("_Item")
 
 PIECE_EVENTS = 100_000
 """Events read at a time: two pieces of documented size are in memory at once, about 250 MB."""
+CATCH_UP_EVENTS = 1_000
+"""Reading goes on while at least so many events were appended meanwhile; the live runner takes fewer in at once."""
 WRITE_ROWS = 50_000
 """Rows written to a shadow table in one transaction: on SQLite the log's writer waits for it, about a quarter of a second."""
 
@@ -69,66 +74,143 @@ def rebuild_projections(
     """
     models = with_dependents(names)
     tables.ensure(engine)
-    target = head(engine)
-    started = time.monotonic()
-    stages: dict[str, float] = {}
+    rebuild = _Rebuild(engine, models, on_progress)
+    try:
+        return rebuild.run()
+    except duckdb.Error as error:
+        raise ProjectionError(f"a model could not be run over the log: {error}; the old tables stay") from error
+    except DBAPIError as error:
+        raise ProjectionError(
+            f"the rebuilt tables could not be written: {error.orig}; the old ones stay (a second rebuild begun meanwhile "
+            "takes over from the first)"
+        ) from error
 
-    def report(stage: str, position: int) -> None:
-        if on_progress is not None:
-            on_progress(RebuildProgress(stage, position, target, time.monotonic() - started))
 
-    def timed(stage: str, since: float) -> None:
-        stages[stage] = stages.get(stage, 0.0) + time.monotonic() - since
+class _Rebuild:
+    """One rebuild under way."""
 
-    with tempfile.TemporaryDirectory(prefix="eventstore-rebuild-") as scratch:
-        session = ModelSession(models, temp_directory=scratch)
+    def __init__(
+        self,
+        engine: Engine,
+        models: tuple[Projection, ...],
+        on_progress: Callable[[RebuildProgress], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._on_progress = on_progress
+        self._started = time.monotonic()
+        self._stages: dict[str, float] = {}
+        run = secrets.token_hex(4)
+        self._shadows = {model.name: f"{model.name}{tables.SHADOW}{run}" for model in models}
+
+    def run(self) -> RebuildResult:
+        tables.drop_shadows(self._engine, self._models)
         try:
-            mark = time.monotonic()
-            for until, piece in _ahead(_pieces(engine, target)):
-                timed("read", mark)
-                mark = time.monotonic()
-                session.load_facts(piece)
-                del piece
-                timed("facts", mark)
-                mark = time.monotonic()
-                for model in models:
-                    if model.source == FACTS:
-                        session.lift(model)
-                session.drop_facts()
-                timed("lift", mark)
-                report("read", until)
-                mark = time.monotonic()
-            rows = {}
-            mark = time.monotonic()
-            for model in models:
-                if model.source != FACTS:
-                    session.lift(model)
-                session.merge(model)
-                rows[model.name] = session.count(f'"{model.name}__merged"')
-            timed("merge", mark)
-            report("merge", target)
-            mark = time.monotonic()
-            for model in models:
-                _write_shadow(engine, session, model)
-            timed("write", mark)
-            report("write", target)
-        except duckdb.Error as error:
-            raise ProjectionError(f"a model could not be run over the log: {error}; the old tables stay") from error
+            rows, position = self._make()
+            with self._stage("swap"):
+                self._swap(rows, position)
         finally:
-            session.close()
-    mark = time.monotonic()
-    _swap(engine, models, rows, target)
-    timed("swap", mark)
-    report("swap", target)
-    return RebuildResult(rows, target, time.monotonic() - started, stages)
+            tables.drop_shadows(self._engine, self._models, only=self._shadows.values())
+        self._tell("swap", position, position)
+        return RebuildResult(rows, position, time.monotonic() - self._started, self._stages)
+
+    def _make(self) -> tuple[dict[str, int], int]:
+        """Fill the shadow tables: `(rows by projection, the position they are made of)`."""
+        position = 0
+        with tempfile.TemporaryDirectory(prefix="eventstore-rebuild-") as scratch:
+            session = ModelSession(self._models, temp_directory=scratch)
+            try:
+                pieces = _ahead(_pieces(self._engine))
+                while (piece := self._next(pieces)) is not None:
+                    with self._stage("facts"):
+                        session.load_facts(piece.rows)
+                    with self._stage("lift"):
+                        for model in self._models:
+                            if model.source == FACTS:
+                                session.lift(model)
+                        session.drop_facts()
+                    position = piece.position
+                    self._tell("read", position, piece.head)
+                with self._stage("merge"):
+                    for model in self._models:
+                        if model.source != FACTS:
+                            session.lift(model)
+                        session.merge(model)
+                self._tell("merge", position, position)
+                with self._stage("write"):
+                    for model in self._models:
+                        self._write(session, model)
+                self._tell("write", position, position)
+                return {model.name: session.count(quoted(f"{model.name}__merged")) for model in self._models}, position
+            finally:
+                session.close()
+
+    def _next(self, pieces: Iterator[_Piece]) -> _Piece | None:
+        with self._stage("read"):
+            return next(pieces, None)
+
+    def _write(self, session: ModelSession, model: Projection) -> None:
+        shadow = self._shadows[model.name]
+        with self._engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin():
+                tables.make(connection, model, shadow, indexed=False)
+        # In key order, for then every row goes to the end of the table's B-tree.
+        ordered = session.connection.execute(session.stored_query(model, ordered=True))
+        for rows in _ahead(iter(lambda: ordered.fetchmany(WRITE_ROWS), [])):
+            with self._engine.connect() as plain:
+                connection = writing(plain)
+                with connection.begin():
+                    tables.insert_rows(connection, model, shadow, rows)
+
+    def _swap(self, rows: dict[str, int], position: int) -> None:
+        with self._engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin():
+                # The checkpoints first, as the live runner does: locks taken in one order cannot deadlock.
+                for model in self._models:
+                    tables.set_checkpoint(connection, model, position)
+                for model in self._models:
+                    shadow = self._shadows[model.name]
+                    written = connection.exec_driver_sql(f"SELECT count(*) FROM {shadow}").scalar_one()
+                    if written != rows[model.name]:
+                        raise ProjectionError(
+                            f"the rebuilt {model.name} holds {written} rows where {rows[model.name]} were made; "
+                            "nothing was swapped: run the rebuild again"
+                        )
+                    tables.swap(connection, model, shadow)
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        since = time.monotonic()
+        yield
+        self._stages[name] = self._stages.get(name, 0.0) + time.monotonic() - since
+
+    def _tell(self, stage: str, position: int, head_position: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(RebuildProgress(stage, position, head_position, time.monotonic() - self._started))
 
 
-def _pieces(engine: Engine, target: int) -> Iterator[tuple[int, pa.Table]]:
-    """`(last position, log rows)`, a piece at a time, in order."""
-    for after in range(0, target, PIECE_EVENTS):
-        until = min(after + PIECE_EVENTS, target)
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Consecutive rows of the log: their last position, and the head that reading is bound for."""
+
+    position: int
+    head: int
+    rows: pa.Table
+
+
+def _pieces(engine: Engine) -> Iterator[_Piece]:
+    """The log in pieces, in order, to its head and on until little has been appended meanwhile."""
+    after, last = 0, head(engine)
+    while after < last:
+        until = min(after + PIECE_EVENTS, last)
         with arrow.event_batches(engine, after=after, until=until) as batches:
-            yield until, batches.read_all()
+            yield _Piece(until, last, batches.read_all())
+        after = until
+        if after == last:
+            grown = head(engine)
+            last = grown if grown - last >= CATCH_UP_EVENTS else last
 
 
 def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
@@ -138,39 +220,3 @@ def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
         while (item := coming.result()) is not None:
             coming = pool.submit(next, items, None)
             yield item
-
-
-def _shadow(model: Projection) -> str:
-    return f"{model.name}__shadow"
-
-
-def _write_shadow(engine: Engine, session: ModelSession, model: Projection) -> None:
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            tables.drop(connection, _shadow(model))
-            model.make_table(_shadow(model)).create(connection)
-            for index in model.make_table(_shadow(model)).indexes:
-                index.drop(connection)
-    # In key order, for then every row goes to the end of the table's B-tree.
-    ordered = session.connection.execute(session.stored_query(model, ordered=True))
-    for rows in _ahead(iter(lambda: ordered.fetchmany(WRITE_ROWS), [])):
-        with engine.connect() as plain:
-            connection = writing(plain)
-            with connection.begin():
-                tables.insert_rows(connection, model, _shadow(model), rows)
-
-
-def _swap(engine: Engine, models: tuple[Projection, ...], rows: dict[str, int], target: int) -> None:
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            for model in models:
-                written = connection.exec_driver_sql(f"SELECT count(*) FROM {_shadow(model)}").scalar_one()
-                if written != rows[model.name]:
-                    raise ProjectionError(
-                        f"the rebuilt {model.name} holds {written} rows where {rows[model.name]} were made; "
-                        "nothing was swapped: run the rebuild again"
-                    )
-                tables.swap(connection, model, _shadow(model))
-                tables.set_checkpoint(connection, model, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,9 @@ from eventstore.log.records import now
 from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections.catalogue import Projection, projections, with_dependents
 
+SHADOW = "__shadow_"
+"""Stands between a projection's name and the run's in the name of a table that a rebuild is filling."""
+
 
 def ensure(engine: Engine) -> None:
     """Make the tables and checkpoints that are not there.
@@ -56,11 +59,14 @@ def ensure(engine: Engine) -> None:
                 set_checkpoint(connection, model, 0)
 
 
-def make(connection: Connection, model: Projection, name: str) -> None:
+def make(connection: Connection, model: Projection, name: str, *, indexed: bool = True) -> None:
     """Make the model's table under a name, empty, replacing what stood there."""
     table = model.make_table(name)
     table.drop(connection, checkfirst=True)
     table.create(connection)
+    if not indexed:
+        for index in table.indexes:
+            index.drop(connection)
 
 
 def swap(connection: Connection, model: Projection, shadow: str) -> None:
@@ -71,10 +77,19 @@ def swap(connection: Connection, model: Projection, shadow: str) -> None:
         connection.execute(CreateIndex(index))
 
 
-def drop(connection: Connection, name: str) -> None:
-    """Drop a table if it is there."""
-    if inspect(connection).has_table(name):
-        connection.exec_driver_sql(f"DROP TABLE {name}")
+def drop_shadows(engine: Engine, models: Sequence[Projection], *, only: Iterable[str] | None = None) -> None:
+    """Drop the models' shadow tables: those named, or all that earlier rebuilds left behind."""
+    begin = tuple(f"{model.name}{SHADOW}" for model in models)
+    wanted = None if only is None else set(only)
+    with engine.connect() as connection:
+        there = [name for name in inspect(connection).get_table_names() if name.startswith(begin)]
+    there = [name for name in there if wanted is None or name in wanted]
+    if there:
+        with engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin():
+                for name in there:
+                    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
 
 
 def versions(connection: Connection) -> dict[str, int]:

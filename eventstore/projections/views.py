@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field
 from sqlalchemy import Engine, Select, and_, case, func, or_, select, tuple_
 
@@ -118,21 +120,29 @@ def coupons(
     if coupon_id is not None:
         statement = statement.where(table.c.coupon_id == coupon_id)
     if code is not None:
-        statement = statement.where(func.lower(table.c.code) == code.lower())
+        # Lowered by DuckDB on the way in: SQLite's own lower() knows no letters but ASCII's.
+        statement = statement.where(or_(table.c.code == code, table.c["_code"] == code.lower()))
     if deleted is not None:
         statement = statement.where(table.c.deleted == deleted)
     if after is not None:
-        site, slash, coupon = after.partition("/")
-        if not slash:
-            raise InputError(f"after={after!r} is not a cursor; give the `next` of the page before")
-        statement = statement.where(tuple_(table.c.site_id, table.c.coupon_id) > tuple_(site, coupon))
+        statement = statement.where(tuple_(table.c.site_id, table.c.coupon_id) > tuple_(*_key_of(after)))
     with engine.connect() as connection:
         return [_state(row._mapping) for row in connection.execute(statement)]
 
 
 def cursor(state: CouponState) -> str:
     """Where the page after this coupon begins."""
-    return f"{state.site_id}/{state.coupon_id}"
+    return urlsafe_b64encode(orjson.dumps([state.site_id, state.coupon_id])).decode()
+
+
+def _key_of(after: str) -> tuple[str, str]:
+    try:
+        site_id, coupon_id = orjson.loads(urlsafe_b64decode(after))
+    except (ValueError, TypeError):
+        site_id = coupon_id = None
+    if not isinstance(site_id, str) or not isinstance(coupon_id, str) or "\0" in site_id + coupon_id:
+        raise InputError(f"after={after!r} is not a cursor; give the `next` of the page before")
+    return site_id, coupon_id
 
 
 def _statement() -> Select[Any]:

@@ -12,6 +12,13 @@ OR NOT EXISTS (SELECT FROM events WHERE position = NEW.size AND recorded_at = NE
 OR EXISTS (SELECT FROM events WHERE position > NEW.size) THEN
 RAISE EXCEPTION 'log_head only moves forward, to the last event'; END IF; RETURN NEW; END$$
 
+CREATE FUNCTION eventstore_next_position() RETURNS trigger LANGUAGE plpgsql AS
+$$BEGIN
+IF NEW.position IS DISTINCT FROM (SELECT coalesce(max(position), 0) + 1 FROM events) THEN
+RAISE EXCEPTION 'events is append-only: the position must be the next one'; END IF; RETURN NEW; END$$
+
+CREATE TRIGGER events_next_position BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION eventstore_next_position()
+
 CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION eventstore_refuse()
 
 CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION eventstore_refuse()
@@ -37,7 +44,8 @@ CREATE TRIGGER quarantine_no_delete BEFORE DELETE ON quarantine FOR EACH ROW EXE
 
 CREATE TRIGGER quarantine_no_truncate BEFORE TRUNCATE ON quarantine FOR EACH STATEMENT EXECUTE FUNCTION eventstore_refuse()
 
-ALTER TABLE events ENABLE ALWAYS TRIGGER events_no_change, ENABLE ALWAYS TRIGGER events_no_truncate
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_no_change, ENABLE ALWAYS TRIGGER events_no_truncate,
+ENABLE ALWAYS TRIGGER events_next_position
 
 ALTER TABLE event_keys ENABLE ALWAYS TRIGGER event_keys_no_change, ENABLE ALWAYS TRIGGER event_keys_no_truncate
 

@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.demo import examples
-from eventstore.log.records import OutcomeKind, Rejected
+from eventstore.errors import StoreUnavailable
+from eventstore.errors import StoreUnavailable
+from eventstore.log.records import Rejected
 from eventstore.log.schema import missing_guards
 from eventstore.store import EventStore
 
@@ -214,9 +216,14 @@ POSTGRESQL_ATTACKS = [
     "UPDATE events SET position = position + 1000",
     "DELETE FROM events WHERE position = 1",
     "DELETE FROM events",
+    "INSERT INTO events SELECT position + 1000, event_id, site_id, type, source, entity_id, coupon_id, event_time, "
+    "recorded_at, sequence, anonymize, payload, original, leaf_hash FROM events WHERE position = 1",
     "TRUNCATE events",
     "TRUNCATE events, event_keys, log_head, quarantine",
     "INSERT INTO events SELECT * FROM events WHERE position = 1 ON CONFLICT (position) DO UPDATE SET payload = '{}'",
+    f"INSERT INTO events (position, {EVENT_COLUMNS}) SELECT 1000, {EVENT_COLUMNS} FROM events WHERE position = 1",
+    f"INSERT INTO events (position, {EVENT_COLUMNS}) SELECT 0, {EVENT_COLUMNS} FROM events WHERE position = 1",
+    f"INSERT INTO events (position, {EVENT_COLUMNS}) SELECT NULL, {EVENT_COLUMNS} FROM events WHERE position = 1",
     "MERGE INTO events USING (SELECT 1 AS one) AS s ON position = s.one WHEN MATCHED THEN DELETE",
     "UPDATE event_keys SET content_hash = ''::bytea",
     "DELETE FROM event_keys",
@@ -288,14 +295,16 @@ def test_a_guard_that_fires_in_ordinary_sessions_only_is_reported(postgresql_sto
     assert missing_guards(postgresql_store.engine) == ["events_no_change"]
 
 
-def test_a_forged_head_does_not_make_the_writer_leave_a_gap(path: Path) -> None:
+def test_a_forged_head_makes_the_log_unavailable_leaves_no_gap_and_is_blamed_on_no_event(path: Path) -> None:
     with EventStore.open(path) as store:
         fill(store)
-        size = store.head()
+        before = store.status()
         with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
             stranger.execute("DROP TRIGGER log_head_forward_only")
             stranger.execute("UPDATE log_head SET size = size + 10")
-        event = store.read()[0].event.model_copy(update={"event_id": "next"})
-        assert store.append(event).kind is OutcomeKind.QUARANTINED
+        with pytest.raises(StoreUnavailable, match="append-only"):
+            store.append(store.read()[0].event.model_copy(update={"event_id": "next"}))
         with closing(sqlite3.connect(path)) as stranger:
-            assert stranger.execute("SELECT max(position) FROM events").fetchone() == (size,)
+            assert stranger.execute("SELECT max(position) FROM events").fetchone() == (before.events,)
+            [kept] = stranger.execute("SELECT count(*) FROM quarantine").fetchone()
+        assert kept == before.quarantined + before.conflicts

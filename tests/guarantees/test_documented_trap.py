@@ -32,6 +32,11 @@ def test_a_coupon_used_after_its_deletion_is_deleted_counted_and_flagged_in_ever
         sqlite_store.ingest([(1, delivery.line())])
         sqlite_store.project()
     check(sqlite_store)
+
+
+def test_a_rebuild_shows_the_same(sqlite_store: EventStore) -> None:
+    for delivery in TRAP:
+        sqlite_store.ingest([(1, delivery.line())])
     sqlite_store.rebuild_projections()
     check(sqlite_store)
 

@@ -261,4 +261,4 @@ NEVER = 2**63
 
 def test_the_log_keeps_its_promises_under_any_sequence_of_operations(template: Path) -> None:
     machine: Any = type("LogMachineOfTemplate", (LogMachine,), {"template": template})
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=12))
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=10))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from eventstore.cli.main import COMMANDS, main
 from eventstore.config import Settings
@@ -270,6 +271,12 @@ def test_a_store_that_another_process_keeps_locked_says_try_again(eventstore: Co
     with closing(sqlite3.connect(eventstore.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert "locked; try again" in eventstore.refused("token", "create", "--site", "s", status=75)
+
+
+def test_a_store_whose_tables_were_tampered_with_is_not_told_to_try_again(eventstore: Command) -> None:
+    eventstore.change("DROP TABLE api_tokens")
+    with pytest.raises(OperationalError, match="no such table"):
+        eventstore("token", "list")
 
 
 # Ingesting

@@ -155,6 +155,10 @@ def test_a_token_bound_to_a_site_takes_no_event_of_another_and_shows_none(server
         assert first["outcome"] == "appended"
         assert (second["outcome"], second["problem"]["status"]) == ("refused", 403)
         assert (third["outcome"], third["problem"]["status"]) == ("refused", 403)
+        # A wrapper cannot say otherwise than the delivery in it.
+        masked = {"route": "sdk", "site": "mine", "body": json.loads(SDK_EVENT)}
+        [hidden] = answers(client.post("/v1/events", content=json.dumps(masked)))
+        assert (hidden["outcome"], hidden["problem"]["status"]) == ("refused", 400)
         # Velo names no site: the token's is taken.
         found = settled(client, head(client), "/v1/coupons/bound")
         assert found["site_id"] == "mine"
@@ -425,6 +429,13 @@ def test_a_code_is_compared_without_case_and_shown_as_wix_spells_it(shop: httpx.
         assert [each["coupon_id"] for each in found] == [f"c-{number:02}" for number in range(1, 23, 4)]
         assert {each["code"] for each in found} == {"Code1"}
     assert shop.get("/v1/coupons", params={"code": "Code"}).json()["coupons"] == []
+
+
+def test_the_case_of_every_alphabet_is_left_aside(client: httpx.Client) -> None:
+    told = client.post(VELO, json=created("summer", "summer", code="ÉTÉ-Лето")).json()
+    for code in ("ÉTÉ-Лето", "été-лето", "ÉTÉ-ЛЕТО"):
+        found = settled(client, told["position"], "/v1/coupons", code=code)["coupons"]
+        assert only(found)["coupon_id"] == "summer"
 
 
 def test_deleted_coupons_can_be_left_out_or_asked_for_alone(shop: httpx.Client) -> None:

@@ -304,8 +304,8 @@ PROCESSES, EACH = 2, 150
 
 
 def append_in_another_process(url: str, number: int, start: object) -> None:
+    start.wait()  # type: ignore[attr-defined]
     with EventStore.open(url) as store:
-        start.wait()  # type: ignore[attr-defined]
         for index in range(EACH):
             # Every third event is told by both processes.
             shared = index % 3 == 0
@@ -326,8 +326,7 @@ def in_processes(url: str) -> None:
         worker.close()
 
 
-def test_two_processes_append_to_one_store_at_once_without_gap_or_loss(store: EventStore) -> None:
-    in_processes(store.engine.url.render_as_string(hide_password=False))
+def checked_after(store: EventStore) -> None:
     size = EACH // 3 + PROCESSES * (EACH - EACH // 3)
     no_gap(store, size)
     recorded = list(store.stream())
@@ -336,11 +335,16 @@ def test_two_processes_append_to_one_store_at_once_without_gap_or_loss(store: Ev
     assert store.status().conflicts == store.status().quarantined == 0
 
 
-def test_two_processes_may_make_the_same_new_store_at_once(tmp_path: Path) -> None:
+def test_two_processes_make_a_new_store_and_append_to_it_at_once_without_gap_or_loss(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     in_processes(url)
-    with EventStore.open(url) as store:
-        no_gap(store, EACH // 3 + PROCESSES * (EACH - EACH // 3))
+    with EventStore.open(url, create=False) as store:
+        checked_after(store)
+
+
+def test_two_processes_append_to_one_postgresql_at_once_without_gap_or_loss(postgresql_store: EventStore) -> None:
+    in_processes(postgresql_store.engine.url.render_as_string(hide_password=False))
+    checked_after(postgresql_store)
 
 
 # Reading

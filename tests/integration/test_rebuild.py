@@ -90,9 +90,7 @@ def test_a_rebuild_in_small_pieces_makes_the_same_rows(filled: EventStore, monke
     ("named", "rebuilt"),
     [
         ("coupons", {"coupons"}),
-        ("redemptions", {"redemptions", "coupon_usage"}),
         ("coupon_usage", {"redemptions", "coupon_usage"}),
-        ("loyalty_coupons", {"loyalty_coupons"}),
     ],
 )
 def test_a_named_projection_is_rebuilt_with_those_that_hang_together_with_it_and_no_other(
@@ -120,19 +118,19 @@ def test_the_live_projections_go_on_where_the_rebuild_ended(filled: EventStore) 
 
 
 def test_projections_that_were_rebuilt_alone_and_are_ahead_are_caught_up_with(
-    filled_on_each_engine: EventStore,
+    filled: EventStore,
 ) -> None:
-    ingest(filled_on_each_engine, 50, after=150)
-    filled_on_each_engine.rebuild_projections("redemptions")
-    assert {status.lag == 0 for status in filled_on_each_engine.status().projections} == {True, False}
-    ingest(filled_on_each_engine, 20, after=200)
-    filled_on_each_engine.project()
-    assert shown(filled_on_each_engine.engine) == project(log_of(filled_on_each_engine))
-    assert {status.lag for status in filled_on_each_engine.status().projections} == {0}
+    ingest(filled, 50, after=150)
+    filled.rebuild_projections("redemptions")
+    assert {status.lag == 0 for status in filled.status().projections} == {True, False}
+    ingest(filled, 20, after=200)
+    filled.project()
+    assert shown(filled.engine) == project(log_of(filled))
+    assert {status.lag for status in filled.status().projections} == {0}
 
 
 def test_ingestion_and_live_projections_go_on_during_a_rebuild(
-    filled_on_each_engine: EventStore, monkeypatch: pytest.MonkeyPatch
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuild, "PIECE_EVENTS", 40)
     done = 150
@@ -141,16 +139,16 @@ def test_ingestion_and_live_projections_go_on_during_a_rebuild(
         nonlocal done
         if progress.stage == "swap":
             return
-        size = filled_on_each_engine.head()
-        ingest(filled_on_each_engine, 10, after=done)
+        size = filled.head()
+        ingest(filled, 10, after=done)
         done += 10
-        assert filled_on_each_engine.head() > size
-        filled_on_each_engine.project()
-        assert shown(filled_on_each_engine.engine) == project(log_of(filled_on_each_engine))
+        assert filled.head() > size
+        filled.project()
+        assert shown(filled.engine) == project(log_of(filled))
 
-    filled_on_each_engine.rebuild_projections(on_progress=meanwhile)
-    filled_on_each_engine.project()
-    assert shown(filled_on_each_engine.engine) == project(log_of(filled_on_each_engine))
+    filled.rebuild_projections(on_progress=meanwhile)
+    filled.project()
+    assert shown(filled.engine) == project(log_of(filled))
 
 
 def test_progress_is_told_up_to_the_swap(filled: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +187,8 @@ def test_shadow_rows_that_went_missing_are_noticed_and_nothing_is_swapped(filled
     def steal(progress: RebuildProgress) -> None:
         if progress.stage == "write":
             with filled.engine.begin() as connection:
-                connection.exec_driver_sql("DELETE FROM redemptions__shadow")
+                shadow = next(name for name in inspect(connection).get_table_names() if "redemptions__shadow" in name)
+                connection.exec_driver_sql(f"DELETE FROM {shadow}")
 
     with pytest.raises(ProjectionError, match=r"redemptions.*nothing was swapped"):
         filled.rebuild_projections(on_progress=steal)

@@ -74,23 +74,23 @@ def test_the_demonstration_month_projects_as_the_slow_model_says(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STEP_EVENTS", 400)
-    ingest(store, 10_000)
+    ingest(store, 600)
     checked(store)
 
 
 def test_documented_events_in_large_number_project_as_the_slow_model_says(
-    store: EventStore, monkeypatch: pytest.MonkeyPatch
+    sqlite_store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STEP_EVENTS", 900)
-    store.ingest((number, delivery.line()) for number, delivery in enumerate(documented(2000)))
-    checked(store)
+    sqlite_store.ingest((number, delivery.line()) for number, delivery in enumerate(documented(1500)))
+    checked(sqlite_store)
 
 
 def test_two_runners_at_once_on_one_store_take_each_event_once(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STEP_EVENTS", 9)
-    ingest(store, 100)
+    ingest(store, 60)
 
     def follow(_: int) -> None:
         engine = make_engine(store.engine.url.render_as_string(hide_password=False))
@@ -123,7 +123,7 @@ def test_a_runner_killed_at_any_point_loses_nothing_and_counts_nothing_twice(pat
     root = Path(__file__).parents[2]
     with EventStore.open(path) as store:
         ingest(store, 400)
-        for steps in (1, 2, 5, 3):
+        for steps in (1, 4, 2):
             before = store.status().projections[0].position
             victim = subprocess.Popen(
                 [sys.executable, "-c", KILLED, str(path)],
@@ -158,9 +158,9 @@ def at_least(store: EventStore, position: int) -> bool:
 def test_a_step_that_fails_half_way_leaves_nothing_behind_and_the_next_one_does_it_all(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ingest(store, 60)
+    ingest(store, 30)
     store.project()
-    ingest(store, 60, after=60)
+    ingest(store, 30, after=30)
     before = stored(store.engine)
     honest = tables.upsert
     written: list[str] = []
@@ -229,7 +229,7 @@ def test_whoever_waits_for_a_position_reads_their_own_write(store: EventStore, p
         events = [event for event in log_of(other) if event.type.startswith("coupon.")]
     assert len(events) >= 10
     store.start_projections()
-    for number, event in enumerate(events[:10], start=1):
+    for number, event in enumerate(events[:6], start=1):
         position = store.append(event).position
         assert position == number
         assert store.wait(position, PATIENCE)
@@ -266,8 +266,8 @@ def test_progress_is_told_step_by_step_up_to_the_head(
 def test_a_store_closed_while_its_projections_run_leaves_them_sound(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "STEP_EVENTS", 5)
-    with EventStore.open(path) as store:
+    with monkeypatch.context() as patch, EventStore.open(path) as store:
+        patch.setattr(runner, "STEP_EVENTS", 5)
         ingest(store, 200)
         store.start_projections()
         eventually(lambda: at_least(store, 5))
@@ -278,7 +278,7 @@ def test_a_store_closed_while_its_projections_run_leaves_them_sound(
         checked(again)
 
 
-@pytest.mark.parametrize("name", ["coupons", "redemptions", "coupon_usage", "loyalty_coupons"])
+@pytest.mark.parametrize("name", ["coupons", "redemptions", "coupon_usage"])
 def test_a_model_of_another_version_starts_over_with_all_that_hang_together_with_it(path: Path, name: str) -> None:
     with EventStore.open(path) as store:
         ingest(store, 60)

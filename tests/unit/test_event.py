@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -32,6 +32,8 @@ from eventstore.log.records import prepare
 from tests.histories import contradicted, events, retold
 
 HOW_IT_WAS_TOLD = ["source", "site_id", "sequence", "restored", "originated_from", "actor", "account", "changed"]
+few = settings(max_examples=30)
+
 FREE = Discount(type=DiscountType.FREE_SHIPPING)
 
 
@@ -131,6 +133,7 @@ def test_an_event_cannot_be_changed() -> None:
 # Payload
 
 
+@few
 @given(events)
 def test_a_payload_gives_back_the_same_event_and_the_same_bytes(event: Event) -> None:
     payload, content_hash = event.encode()
@@ -139,6 +142,7 @@ def test_a_payload_gives_back_the_same_event_and_the_same_bytes(event: Event) ->
     assert again.encode() == (payload, content_hash)
 
 
+@few
 @given(events)
 def test_the_keys_of_a_payload_stand_in_declared_order_and_absent_ones_are_left_out(event: Event) -> None:
     document = json.loads(event.encode()[0])
@@ -154,6 +158,7 @@ def test_a_null_that_stood_in_somebody_elses_json_is_kept() -> None:
 # Content
 
 
+@few
 @given(events)
 def test_both_ways_of_writing_the_content_agree(event: Event) -> None:
     assert event.encode()[1] == hashlib.sha256(event.content_json()).digest()
@@ -180,6 +185,7 @@ def test_no_key_or_text_that_looks_like_the_border_can_move_it(told: dict[str, A
     assert event.encode()[1] == an_event(body=body).encode()[1]
 
 
+@few
 @given(events)
 def test_the_content_is_the_payload_without_how_it_was_told(event: Event) -> None:
     document = json.loads(event.encode()[0])
@@ -188,11 +194,13 @@ def test_the_content_is_the_payload_without_how_it_was_told(event: Event) -> Non
     assert json.loads(event.content_json()) == document
 
 
+@few
 @given(data=st.data(), event=events)
 def test_the_content_hash_ignores_how_the_event_was_told(data: st.DataObject, event: Event) -> None:
     assert data.draw(retold(event)).encode()[1] == event.encode()[1]
 
 
+@few
 @given(data=st.data(), event=events)
 def test_the_content_hash_sees_whatever_happened_otherwise(data: st.DataObject, event: Event) -> None:
     assert data.draw(contradicted(event)).encode()[1] != event.encode()[1]
@@ -213,6 +221,7 @@ def test_the_content_hash_of_a_known_event_stays_what_it_is() -> None:
 # Derived ids
 
 
+@few
 @given(data=st.data(), event=events)
 def test_a_derived_id_is_of_the_content_alone(data: st.DataObject, event: Event) -> None:
     derived = event.with_derived_id()
@@ -283,6 +292,7 @@ def test_findings_say_what_is_odd_by_wix_own_rules(event: Event, findings: tuple
     assert event.findings == findings
 
 
+@few
 @given(events)
 def test_findings_are_never_a_reason_to_fail(event: Event) -> None:
     assert len(set(event.findings)) == len(event.findings)

@@ -122,7 +122,7 @@ class TestEveryModel:
         assert len({column.name for column in model.columns}) == len(model.columns)
         for column in model.columns:
             assert len(column.doc) > 5, column
-            assert column.is_memory == column.doc.startswith("memory of the merge"), column
+            assert column.is_memory == column.doc.startswith("memory of the "), column
 
     def test_has_a_key_of_declared_shown_text_columns_that_begins_with_the_site(self, model: Projection) -> None:
         shown = {column.name: column.type for column in model.shown}

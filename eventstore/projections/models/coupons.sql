@@ -2,7 +2,6 @@
 -- version: 1
 -- from: facts
 -- key: site_id, coupon_id
--- index: site_id, code
 -- about: The current state of every coupon: its latest snapshot and its life.
 -- column: site_id             text       the site (Wix app instance) that the coupon belongs to
 -- column: coupon_id           text       Wix's id of the coupon
@@ -35,6 +34,7 @@
 -- column: last_event_time     timestamp  the latest event known of it
 -- column: snapshot_event_id   text       the event whose snapshot these columns show; null when none carried one
 -- column: snapshot_time       timestamp  that event's time
+-- column: _code               text       memory of the search by code: the code in lower case
 -- column: _sequenced          json       memory of the merge: the best snapshot among events with a sequence
 -- column: _unsequenced        json       memory of the merge: the best snapshot among events without one
 -- column: _life_sequenced     json       memory of the merge: the last creation or deletion with a sequence
@@ -144,6 +144,7 @@ SELECT
     site_id,
     coupon_id,
     c.code                                                                          AS code,
+    lower(c.code)                                                                   AS _code,
     c.name                                                                          AS name,
     c.discount.type                                                                 AS discount_type,
     c.discount.value                                                                AS discount_value,
