@@ -40,7 +40,9 @@ class DeliveryTooLarge(EventStoreError):
 
 
 class StoreUnavailable(EventStoreError):
-    """The log could not take the event now: locked, full disk, closing, or too much waiting. Nothing was acknowledged; send it again: what is in is not kept twice.
+    """The log could not take the event now: locked, full disk, closing, or too much waiting.
+
+    Nothing was acknowledged; send it again: what is in is not kept twice.
 
     `retry_after` is in seconds.
     """

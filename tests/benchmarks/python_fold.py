@@ -171,7 +171,7 @@ COLUMNS = {
         *("usage_limit", "limit_per_customer", "minimum_subtotal", "limited_to_one_item", "applies_to_subscriptions"),
         *("discounted_cycle_count", "active", "expired", "reported_usages", "deleted", "deleted_at", "restored_at"),
         *("first_event_time", "last_event_time", "snapshot_event_id", "snapshot_time"),
-        *("_sequenced", "_unsequenced", "_life_sequenced", "_life_unsequenced", "_created_last"),
+        *("_code", "_sequenced", "_unsequenced", "_life_sequenced", "_life_unsequenced", "_created_last"),
     ),
     "redemptions": (
         *("site_id", "coupon_id", "order_id", "redeemed_at", "event_id", "app_id", "code", "reports"),
@@ -254,6 +254,7 @@ def _coupon_rows(coupons: dict[Key, _Coupon]) -> Iterator[Row]:
             coupon.last,
             event_id,
             at,
+            (snapshot.get("code") or "").lower() or snapshot.get("code"),
             *_coupon_memory(coupon),
         )
 

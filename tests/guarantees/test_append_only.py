@@ -12,9 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.demo import examples
 from eventstore.errors import StoreUnavailable
-from eventstore.errors import StoreUnavailable
 from eventstore.log.records import Rejected
 from eventstore.log.schema import missing_guards
+from eventstore.log.tables import events
 from eventstore.store import EventStore
 
 EVENT_COLUMNS = "event_id, site_id, type, source, entity_id, event_time, recorded_at, anonymize, payload, leaf_hash"
@@ -211,13 +211,14 @@ def test_the_guards_do_not_stand_in_the_way_of_growing(path: Path) -> None:
 
 RAISED, CONSTRAINT_VIOLATED = "P0", "23"
 """PostgreSQL's classes of errors for a refusal, as against a mistake in the attack."""
+OTHER_COLUMNS = ", ".join(column.name for column in events.columns if column.name != "position")
 POSTGRESQL_ATTACKS = [
     "UPDATE events SET payload = '{}' WHERE position = 1",
     "UPDATE events SET position = position + 1000",
     "DELETE FROM events WHERE position = 1",
     "DELETE FROM events",
-    "INSERT INTO events SELECT position + 1000, event_id, site_id, type, source, entity_id, coupon_id, event_time, "
-    "recorded_at, sequence, anonymize, payload, original, leaf_hash FROM events WHERE position = 1",
+    # Another position than the next.
+    f"INSERT INTO events SELECT position + 1000, {OTHER_COLUMNS} FROM events WHERE position = 1",
     "TRUNCATE events",
     "TRUNCATE events, event_keys, log_head, quarantine",
     "INSERT INTO events SELECT * FROM events WHERE position = 1 ON CONFLICT (position) DO UPDATE SET payload = '{}'",
@@ -228,7 +229,7 @@ POSTGRESQL_ATTACKS = [
     "UPDATE event_keys SET content_hash = ''::bytea",
     "DELETE FROM event_keys",
     "TRUNCATE event_keys",
-    "INSERT INTO event_keys SELECT * FROM event_keys LIMIT 1 ON CONFLICT (site_id, event_id) DO UPDATE SET position = 99",
+    "INSERT INTO event_keys TABLE event_keys ON CONFLICT (site_id, event_id) DO UPDATE SET position = 99",
     "UPDATE log_head SET size = size - 1",
     "UPDATE log_head SET size = size + 1",
     "UPDATE log_head SET recorded_at = recorded_at - 1",
