@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
+import orjson
 
 from eventstore.cli.common import json_option, open_store, print_json, print_table, progress
 from eventstore.errors import InputError, StoreUnavailable
@@ -127,14 +128,13 @@ def _file_time(name: str) -> datetime:
 
 
 def _lines(name: str) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines of a file; a file that is one indented JSON document is its line 1."""
+    """Numbered lines of a file. One JSON document over several lines is line 1; of a list, each item is a line."""
     with click.open_file(name, "rb") as opened:
-        first = opened.readline(MAX_FILE_DOCUMENT).removeprefix(BOM)
-        if first.strip() in (b"{", b"["):
-            yield from _document(name, first, opened)
+        line = opened.readline(MAX_FILE_DOCUMENT).removeprefix(BOM)
+        if line.lstrip()[:1] == b"[" or (line.lstrip()[:1] == b"{" and _parsed(line) is None):
+            yield from _document(name, line, opened)
             return
         number = 0
-        line = first
         while line:
             number += 1
             yield number, line
@@ -147,14 +147,19 @@ def _document(name: str, first: bytes, opened: IO[bytes]) -> Iterator[tuple[int,
         raise InputError(
             f"{name} is one JSON document of over {MAX_FILE_DOCUMENT:,} bytes; split it, or write one delivery a line"
         )
-    if first.strip() == b"{":
+    document = _parsed(whole)
+    if isinstance(document, list):
+        for number, item in enumerate(document, 1):
+            yield number, orjson.dumps(item)
+    elif isinstance(document, dict):
         yield 1, whole
-        return
-    import orjson
+    else:
+        # Lines after all, of which the first is wrong: each is judged alone.
+        yield from enumerate(whole.splitlines(keepends=True), 1)
 
+
+def _parsed(text: bytes) -> object:
     try:
-        items = orjson.loads(whole)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"{name} is not JSON: {error}") from error
-    for number, item in enumerate(items, 1):
-        yield number, orjson.dumps(item)
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None

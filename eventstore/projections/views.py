@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, computed_field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, computed_field
 from sqlalchemy import Engine, Select, and_, case, func, or_, select, tuple_
 
 from eventstore.errors import InputError
@@ -19,11 +19,13 @@ PAGE_COUPONS = 100
 """Coupons in a page unless the caller says otherwise."""
 
 
-def _number(value: Decimal) -> int | float:
+def _number(value: Decimal) -> Any:
     return int(value) if value == value.to_integral_value() else float(value)
 
 
-Number = Annotated[Decimal, PlainSerializer(_number, return_type=float, when_used="json")]
+Number = Annotated[
+    Decimal, PlainSerializer(_number, when_used="json"), WithJsonSchema({"type": "number"}, mode="serialization")
+]
 """An exact decimal in Python, a JSON number for programs: 18 digits at most, which a double holds well enough to show."""
 
 
