@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -160,20 +161,20 @@ def peak_memory_mb() -> float:
 # Stores
 
 
-class Stores:
+class Stores(ABC):
     """Makes fresh, empty stores of one engine, and throws them away. Use `stores()`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._numbers = itertools.count()
 
+    @abstractmethod
     def fresh(self) -> str:
         """The URL of a new, empty store."""
-        raise NotImplementedError
 
+    @abstractmethod
     def discard(self, url: str) -> None:
         """Remove a store that `fresh` made."""
-        raise NotImplementedError
 
     def without_guards(self) -> str:
         """The URL of a new, empty store with the tables and indexes, but without triggers: what a raw driver would have."""
