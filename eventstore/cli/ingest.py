@@ -151,8 +151,10 @@ def _document(name: str, first: bytes, opened: IO[bytes]) -> Iterator[tuple[int,
     if isinstance(document, list):
         for number, item in enumerate(document, 1):
             yield number, orjson.dumps(item)
-    elif isinstance(document, dict):
+    elif isinstance(document, dict) or first.strip() == b"{":
         yield 1, whole
+    elif first.strip() == b"[":
+        raise InputError(f"{name} is not JSON: it begins as a list and never ends well; is it cut short?")
     else:
         # Lines after all, of which the first is wrong: each is judged alone.
         yield from enumerate(whole.splitlines(keepends=True), 1)
