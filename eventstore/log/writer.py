@@ -217,9 +217,7 @@ class Writer:
         reason = f"the log refused the event: {getattr(error, 'orig', None) or error}"
         if isinstance(entry, Rejected):
             raise EventStoreError(reason) from error
-        body = entry.payload if entry.original is None else zlib.decompress(entry.original)
-        kept = Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body)
-        return self._commit_with_retries([kept])[0][0]
+        return self._commit_with_retries([_evidence(entry, reason)])[0][0]
 
     def _commit_with_retries(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
         for attempt in range(1, ATTEMPTS + 1):
@@ -257,7 +255,7 @@ class Writer:
         position = size
         for entry in entries:
             if isinstance(entry, Rejected):
-                outcomes.append(self._keep_rejected(connection, entry, recorded_at))
+                outcomes.append(self._keep(connection, OutcomeKind.QUARANTINED, entry, recorded_at))
                 continue
             key = (entry.site_id, entry.event_id)
             earlier = known.get(key)
@@ -279,39 +277,37 @@ class Writer:
         if earlier.same_as(entry):
             return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
         reason = f"event id {entry.event_id} stands at position {earlier.position} with other content"
-        body = entry.payload if entry.original is None else zlib.decompress(entry.original)
-        quarantine_id = self._statements.keep(
-            connection,
-            site_id=entry.site_id,
-            kind=OutcomeKind.CONFLICT.value,
-            route=entry.source,
-            handler=entry.handler,
-            event_id=entry.event_id,
-            position=earlier.position,
-            reason=reason,
-            body=body,
-            body_hash=body_hash(body),
-            headers=None,
-            received_at=received_at,
-        )
-        return Outcome(OutcomeKind.CONFLICT, entry.event_id, earlier.position, quarantine_id, reason)
+        return self._keep(connection, OutcomeKind.CONFLICT, _evidence(entry, reason), received_at, earlier.position)
 
-    def _keep_rejected(self, connection: Connection, entry: Rejected, received_at: int) -> Outcome:
+    def _keep(
+        self,
+        connection: Connection,
+        kind: OutcomeKind,
+        evidence: Rejected,
+        received_at: int,
+        position: int | None = None,
+    ) -> Outcome:
         quarantine_id = self._statements.keep(
             connection,
-            site_id=entry.site_id,
-            kind=OutcomeKind.QUARANTINED.value,
-            route=entry.route,
-            handler=entry.handler,
-            event_id=entry.event_id,
-            position=None,
-            reason=entry.reason,
-            body=entry.body,
-            body_hash=body_hash(entry.body),
-            headers=entry.headers,
+            site_id=evidence.site_id,
+            kind=kind.value,
+            route=evidence.route,
+            handler=evidence.handler,
+            event_id=evidence.event_id,
+            position=position,
+            reason=evidence.reason,
+            body=evidence.body,
+            body_hash=body_hash(evidence.body),
+            headers=evidence.headers,
             received_at=received_at,
         )
-        return Outcome(OutcomeKind.QUARANTINED, entry.event_id, None, quarantine_id, entry.reason)
+        return Outcome(kind, evidence.event_id, position, quarantine_id, evidence.reason)
+
+
+def _evidence(entry: Prepared, reason: str) -> Rejected:
+    """What quarantine holds of an event that cannot go into the log: the bytes it was delivered as, else its payload."""
+    body = entry.payload if entry.original is None else zlib.decompress(entry.original)
+    return Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body)
 
 
 def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]:
