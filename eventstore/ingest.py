@@ -33,17 +33,24 @@ CHUNK_LINES = 500
 CHUNKS_UNDER_WAY = 4
 """Pieces between reading and commit at once: keeps the writer busy while memory stays bounded."""
 
+UNKNOWN_ROUTE = "unknown"
+"""The route of a delivery that neither its door nor its shape tells."""
+
 SiteOf = Callable[[str | None], str]
 """Given the site that a body names (or None), the site it is filed under; may raise NotAllowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is known of a delivery besides its body. `route` None: find out from the body's shape."""
+    """What is known of a delivery besides its body. `route` None: find out from the body's shape.
+
+    `headers`: those of the request that may be kept with it in quarantine.
+    """
 
     route: str | None = None
     handler: str | None = None
     observed_at: datetime | None = None
+    headers: dict[str, str] | None = None
 
 
 def read_delivery(body: bytes, how: Route, site_of: SiteOf, *, may_wrap: bool = True) -> list[Prepared | Rejected]:
@@ -63,18 +70,18 @@ def read_delivery(body: bytes, how: Route, site_of: SiteOf, *, may_wrap: bool = 
     except UnreadableDelivery as error:
         if error.malformed:
             raise
-        route = how.route or "unknown"
-        return [Rejected.of(error, site_id=site_id, route=route, handler=how.handler, body=body)]
+        route = how.route or UNKNOWN_ROUTE
+        return [Rejected.of(error, site_id=site_id, route=route, handler=how.handler, body=body, headers=how.headers)]
     for event in events:
         # What a reader found deeper in the body than `site_of` looked, or than a wrapper said.
         if event.site_id != site_id:
             raise NotAllowed(f"the delivery belongs to the site {event.site_id}, not to {site_id}")
     if len(events) == 1:
-        return [prepare(events[0], body, handler=how.handler)]
+        return [prepare(events[0], body, handler=how.handler, headers=how.headers)]
     # A page of many coupons is kept a coupon at a time, each with its own part of the page, readable on its own.
     parts = inner.get("coupons", [])
     return [
-        prepare(event, orjson.dumps({"coupons": [part]}), handler=how.handler)
+        prepare(event, orjson.dumps({"coupons": [part]}), handler=how.handler, headers=how.headers)
         for event, part in zip(events, parts, strict=True)
     ]
 
@@ -107,7 +114,7 @@ def _unwrap(document: dict[str, Any], how: Route) -> tuple[dict[str, Any], Route
             raise InputError(f"observed_at is not a time: {document['observed_at']!r}; write it as ISO 8601") from error
         if observed_at.tzinfo is None:
             raise InputError(f"observed_at has no time zone: {document['observed_at']!r}; end it with Z or an offset")
-    return body, Route(route, handler if isinstance(handler, str) else how.handler, observed_at)
+    return body, Route(route, handler if isinstance(handler, str) else how.handler, observed_at, how.headers)
 
 
 @dataclass(frozen=True, slots=True)

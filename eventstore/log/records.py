@@ -59,6 +59,7 @@ class Prepared(NamedTuple):
     content_hash: bytes
     stored_hashes: bytes
     handler: str | None
+    headers: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,31 @@ class Rejected:
     headers: dict[str, str] | None = None
 
     @classmethod
-    def of(cls, error: UnreadableDelivery, *, site_id: str, route: str, handler: str | None, body: bytes) -> Rejected:
+    def of(
+        cls,
+        error: UnreadableDelivery,
+        *,
+        site_id: str,
+        route: str,
+        handler: str | None,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+    ) -> Rejected:
         """The quarantine entry for a delivery that a reader refused."""
-        return cls(site_id=site_id, route=route, handler=handler, event_id=None, reason=str(error), body=body)
+        return cls(site_id, route, handler, None, str(error), body, headers)
 
 
-def prepare(event: Event, original: bytes | None = None, *, handler: str | None = None) -> Prepared:
-    """Encode, hash and compress an event for `Writer.submit`. `original` is the delivery's exact bytes."""
+def prepare(
+    event: Event,
+    original: bytes | None = None,
+    *,
+    handler: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Prepared:
+    """Encode, hash and compress an event for `Writer.submit`. `original` is the delivery's exact bytes.
+
+    `handler` and `headers` are kept only should the event turn out to be in conflict.
+    """
     payload, content_hash = event.encode()
     compressed = None if original is None else zlib.compress(original, COMPRESSION_LEVEL)
     return Prepared(
@@ -98,6 +117,7 @@ def prepare(event: Event, original: bytes | None = None, *, handler: str | None 
         content_hash,
         stored_hashes(payload, compressed),
         handler,
+        headers,
     )
 
 

@@ -11,7 +11,7 @@ from eventstore.errors import StoreNotReady
 from eventstore.log.engine import is_sqlite, sqlite_path, sync_directory, writing
 from eventstore.log.tables import log_head
 
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 """The revision this code works with: the newest in `migrations/versions`; a test compares."""
 _LOG_TABLES = {"events", "event_keys", "log_head"}
 _MIGRATION_LOCK = 0x436F75706F6E
@@ -32,6 +32,9 @@ GUARDS = {
             "quarantine_no_rewrite",
             "quarantine_no_delete",
             "quarantine_no_replace",
+            "wix_app_keys_no_rewrite",
+            "wix_app_keys_no_delete",
+            "wix_app_keys_no_replace",
         }
     ),
     "postgresql": frozenset(
@@ -47,6 +50,9 @@ GUARDS = {
             "quarantine_no_rewrite",
             "quarantine_no_delete",
             "quarantine_no_truncate",
+            "wix_app_keys_no_rewrite",
+            "wix_app_keys_no_delete",
+            "wix_app_keys_no_truncate",
         }
     ),
 }

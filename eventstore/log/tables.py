@@ -98,6 +98,52 @@ api_tokens = Table(
     Column("revoked_at", UtcMicros),
 )
 
+wix_apps = Table(
+    "wix_apps",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("accept_new_instances", Boolean, nullable=False),
+    Column("added_at", UtcMicros, nullable=False),
+    Column("removed_at", UtcMicros),
+)
+
+wix_app_keys = Table(
+    "wix_app_keys",
+    metadata,
+    Column("id", Position, primary_key=True, autoincrement=True),
+    Column("app_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("public_key", Text, nullable=False),
+    Column("added_at", UtcMicros, nullable=False),
+    Column("retired_at", UtcMicros),
+)
+
+wix_app_instances = Table(
+    "wix_app_instances",
+    metadata,
+    Column("id", Position, primary_key=True, autoincrement=True),
+    Column("app_id", Text, nullable=False),
+    Column("instance_id", Text, nullable=False),
+    Column("test", Boolean, nullable=False),
+    Column("added_at", UtcMicros, nullable=False),
+    Column("removed_at", UtcMicros),
+)
+
+delivery_counts = Table(
+    "delivery_counts",
+    metadata,
+    Column("day", Text, primary_key=True),
+    Column("site_id", Text, primary_key=True),
+    Column("route", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("reason", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Deliveries that are no events of the log: duplicates, conflicts, quarantined and refused ones. What was appended is counted
+in the log itself. `day` is the UTC day of receipt (2026-09-01); `reason` says why a delivery was refused, else ""."""
+
 projection_checkpoints = Table(
     "projection_checkpoints",
     metadata,

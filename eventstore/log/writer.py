@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,10 +20,13 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from eventstore.errors import EventStoreError, StoreUnavailable
+from eventstore.log import counts
 from eventstore.log.append import AppendStatements, KnownEvent
+from eventstore.log.counts import Counted, day_of
 from eventstore.log.engine import writing
 from eventstore.log.leaf import leaf_hash
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash
+from eventstore.log.types import from_micros
 
 BATCH_EVENTS = 2_000
 """Events in one transaction at most: far past the point where the commit's cost is spread, short enough (about 0.1 s) to keep
@@ -267,11 +270,25 @@ class Writer:
             rows.append(_row(position, recorded_at, entry))
             keys.append((entry.site_id, entry.event_id, position, entry.content_hash))
             outcomes.append(Outcome(OutcomeKind.APPENDED, entry.event_id, position))
+        others = self._others(entries, outcomes, recorded_at)
+        if others:
+            counts.add(connection, others)
         if not rows:
             return outcomes, None
         statements.insert(connection, rows, keys)
         statements.move_head(connection, position, recorded_at)
         return outcomes, position
+
+    def _others(self, entries: list[Entry], outcomes: list[Outcome], received_at: int) -> Counter[Counted]:
+        """What is to be counted because the log does not hold it."""
+        day = ""
+        found: Counter[Counted] = Counter()
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if outcome.kind is not OutcomeKind.APPENDED:
+                day = day or day_of(from_micros(received_at))
+                route = entry.source if isinstance(entry, Prepared) else entry.route
+                found[Counted(day, entry.site_id, route, outcome.kind.value)] += 1
+        return found
 
     def _repeated(self, connection: Connection, entry: Prepared, earlier: KnownEvent, received_at: int) -> Outcome:
         if earlier.same_as(entry):
@@ -307,7 +324,7 @@ class Writer:
 def _evidence(entry: Prepared, reason: str) -> Rejected:
     """What quarantine holds of an event that cannot go into the log: the bytes it was delivered as, else its payload."""
     body = entry.payload if entry.original is None else zlib.decompress(entry.original)
-    return Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body)
+    return Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body, entry.headers)
 
 
 def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]:

@@ -61,7 +61,8 @@ def test_every_guard_stands_on_a_new_store(store: EventStore) -> None:
 
 def test_every_trigger_that_a_migration_makes_is_a_guard_that_is_checked() -> None:
     for engine, guards in GUARDS.items():
-        text = (Path(str(files("migrations"))) / "sql" / f"0001_guards_{engine}.sql").read_text(encoding="utf-8")
+        scripts = sorted((Path(str(files("migrations"))) / "sql").glob(f"*_guards_{engine}.sql"))
+        text = "".join(script.read_text(encoding="utf-8") for script in scripts)
         made = {line.split()[2] for line in text.splitlines() if line.startswith("CREATE TRIGGER")}
         assert made == guards
 
