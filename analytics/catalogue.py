@@ -29,8 +29,21 @@ from eventstore.errors import ReportError
 ParameterValue = str | int | date | datetime | None
 """What a query is given for a parameter: times are aware and UTC, and None is SQL's NULL (no restriction)."""
 
-UNITS = ("text", "boolean", "time", "coupons", "uses", "amount", "percent")
-"""What a column may hold. `time` is UTC; `amount` is in the site's currency; `percent` counts to 100; the rest are counts."""
+UNITS = (
+    "text",
+    "boolean",
+    "time",
+    "date",
+    "coupons",
+    "uses",
+    "events",
+    "deliveries",
+    "amount",
+    "percent",
+    "seconds",
+)
+"""What a column may hold. `time` is UTC and `date` one of its days; `amount` is in the site's currency; `percent` counts to
+100; `seconds` is a span of time, to the microsecond; the rest are counts."""
 EXPECTED = {
     "text": "a text",
     "date": "a date, as in 2026-09-01",

@@ -6,8 +6,12 @@ read from the store when a query first names them, once a connection, through th
 | table | what |
 |---|---|
 | `coupons`, `redemptions`, `coupon_usage`, `loyalty_coupons` | the projections: their documented columns, typed |
-| `facts` | what every event of the log says, without the snapshot and without anybody's identity |
+| `facts` | what every event of the log says, without the snapshot |
 | `events` | the same rows under the log's own name |
+| `deliveries` | how many deliveries became no event of the log: duplicates, conflicts, quarantined and refused ones |
+
+`facts` says who caused an event (`actor_id`) and whose site it was (`account_id`): personal data, which a copy, an export or
+a notebook then holds too. The snapshot and a reward's member are left out of it.
 
 Times are TIMESTAMPTZ in UTC, amounts DECIMAL(18,6), `by_app` is a MAP and `later_event_ids` a list. Every table and column
 says what it is, in DuckDB's catalogue: `load()`, then `SELECT column_name, comment FROM duckdb_columns() WHERE NOT internal`.
@@ -21,7 +25,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
+from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,6 +38,7 @@ from sqlalchemy import Connection, Engine, column, select, table
 from eventstore.errors import InputError, NotFound
 from eventstore.log import arrow, schema
 from eventstore.log.engine import is_sqlite, make_engine
+from eventstore.log.tables import delivery_counts
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, ProjectionColumn, facts_sql, projection, projections
 from eventstore.projections.duck import decode_column, quoted, stored_schema
@@ -49,6 +55,7 @@ PIECE_EVENTS = 50_000
 """Events whose payloads are in memory at once: about 60 MB of documented size."""
 
 EVENTS = "events"
+DELIVERIES = "deliveries"
 FACT_COLUMNS = (
     ProjectionColumn("position", "bigint", "the event's place in the log: 1, 2, 3 … without gaps"),
     ProjectionColumn("event_id", "text", "Wix's id of the event, or one derived from its content"),
@@ -66,8 +73,26 @@ FACT_COLUMNS = (
     ProjectionColumn("restored", "boolean", "whether it brings back what had been deleted"),
     ProjectionColumn("code", "text", "the coupon's code as this event shows it"),
 )
-_FACTS_ABOUT = "What every event of the log says of itself."
+ACTOR_COLUMNS = (
+    ProjectionColumn(
+        "actor_type", "text", "ANONYMOUS_VISITOR, MEMBER, WIX_USER, APP or UNKNOWN; null: not told who did it"
+    ),
+    ProjectionColumn("actor_id", "text", "Wix's id of who did it: personal data, unless it is an APP's"),
+    ProjectionColumn("account_id", "text", "the Wix account whose site it is: personal data of the owner"),
+    ProjectionColumn("account_site_id", "text", "that account's site in Wix's accountInfo, which site_id need not be"),
+)
+"""Who did it and on whose site: the columns of facts and events that no projection reads."""
+DELIVERY_COLUMNS = (
+    ProjectionColumn("day", "text", "the UTC day of receipt"),
+    ProjectionColumn("site_id", "text", "the site; empty where no site is proved, as for most refused deliveries"),
+    ProjectionColumn("route", "text", "the route it came by: velo, rest, sdk, snapshot or unknown"),
+    ProjectionColumn("outcome", "text", "what became of it: duplicate, conflict, quarantined or refused"),
+    ProjectionColumn("reason", "text", "why it was refused, in a word; else empty"),
+    ProjectionColumn("count", "bigint", "how many; a delivery of several events counts once for each"),
+)
+_FACTS_ABOUT = "What every event of the log says of itself; holds personal data."
 _EVENTS_ABOUT = "The log's events: the same rows as facts."
+_DELIVERIES_ABOUT = "Counts of deliveries that are no events of the log, by day of receipt; the rest are in events."
 
 _DUCK_TYPES = {
     "text": "VARCHAR",
@@ -79,6 +104,8 @@ _DUCK_TYPES = {
 }
 _JSON_TYPES = {"by_app": "MAP(VARCHAR, BIGINT)", "later_event_ids": "VARCHAR[]"}
 """What the JSON columns hold; a test compares with the models."""
+_DATES = ("day",)
+"""The columns that are stored as text and hold a date."""
 
 _LOCK_DOWN = (
     "SET TimeZone = 'UTC'",
@@ -138,7 +165,7 @@ class AnalyticsConnection:
     @property
     def tables(self) -> tuple[str, ...]:
         """The names that a query may use, loaded or not."""
-        return (*(model.name for model in projections()), FACTS, EVENTS)
+        return (*(model.name for model in projections()), FACTS, EVENTS, DELIVERIES)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -216,26 +243,36 @@ class AnalyticsConnection:
             positions = tables.positions(connection)
             head = schema.head_size(connection)
             for name in missing:
-                if name not in (FACTS, EVENTS):
+                if name == DELIVERIES:
+                    self._load_stored(connection, name, delivery_counts.name, _DELIVERIES_ABOUT, DELIVERY_COLUMNS)
+                    self._positions[name] = head
+                elif name not in (FACTS, EVENTS):
                     model = projection(name)
-                    with self._making(name, model.about, model.shown) as target:
-                        self._insert_rows(target, model.shown, _stored_rows(connection, name, model.shown))
+                    self._load_stored(connection, name, name, model.about, model.shown)
                     self._positions[name] = positions[name]
         # What stands below a position never changes: the log needs no transaction, and may take its time.
         if FACTS in missing or EVENTS in missing:
             self._load_log(head)
         return self.duckdb
 
+    def _load_stored(
+        self, connection: Connection, name: str, stored: str, about: str, columns: Sequence[ProjectionColumn]
+    ) -> None:
+        with self._making(name, about, columns) as target:
+            self._insert_rows(target, columns, _stored_rows(connection, stored, columns))
+
     def _load_log(self, head: int) -> None:
-        columns = ", ".join(quoted(each.name) for each in FACT_COLUMNS)
-        with self._making(FACTS, _FACTS_ABOUT, FACT_COLUMNS) as target:
+        shown = (*FACT_COLUMNS, *ACTOR_COLUMNS)
+        columns = ", ".join(quoted(each.name) for each in shown)
+        made = f"({facts_sql()}) JOIN ({_actors_sql()}) USING (position)"
+        with self._making(FACTS, _FACTS_ABOUT, shown) as target:
             for after in range(0, head, PIECE_EVENTS):
                 with arrow.event_batches(self.engine, after=after, until=min(after + PIECE_EVENTS, head)) as reader:
                     piece = reader.read_all()
                 with self._registered("batch", piece):
-                    self.duckdb.execute(f"INSERT INTO {target} SELECT {columns} FROM ({facts_sql()})")
+                    self.duckdb.execute(f"INSERT INTO {target} SELECT {columns} FROM {made}")
         self.duckdb.execute(f"CREATE VIEW {EVENTS} AS FROM {FACTS}")
-        self._comment("VIEW", EVENTS, _EVENTS_ABOUT, FACT_COLUMNS)
+        self._comment("VIEW", EVENTS, _EVENTS_ABOUT, shown)
         self._positions[FACTS] = self._positions[EVENTS] = head
 
     @contextmanager
@@ -257,7 +294,7 @@ class AnalyticsConnection:
     def _insert_rows(
         self, target: str, columns: Sequence[ProjectionColumn], pieces: Iterable[Sequence[Sequence[Any]]]
     ) -> None:
-        decoded = ", ".join(decode_column(each, duck_type(each)) for each in columns)
+        decoded = ", ".join(f"CAST({decode_column(each, duck_type(each))} AS {duck_type(each)})" for each in columns)
         stored = stored_schema(columns)
         for rows in pieces:
             piece = pa.Table.from_batches([arrow.rows_to_batch(rows, stored)])
@@ -306,7 +343,14 @@ def connect(
 
 def duck_type(each: ProjectionColumn) -> str:
     """The DuckDB type of a column."""
+    if each.name in _DATES:
+        return "DATE"
     return _JSON_TYPES.get(each.name, _DUCK_TYPES[each.type])
+
+
+@lru_cache(maxsize=1)
+def _actors_sql() -> str:
+    return (files("analytics") / "actors.sql").read_text(encoding="utf-8")
 
 
 def _catch_up(engine: Engine) -> None:
@@ -333,7 +377,7 @@ def _one_moment(engine: Engine) -> Iterator[Connection]:
 def _stored_rows(
     connection: Connection, name: str, columns: Sequence[ProjectionColumn]
 ) -> Iterator[Sequence[Sequence[Any]]]:
-    """The rows of a projection in the store's encodings, a piece at a time."""
+    """The rows of a table of the store in its own encodings, a piece at a time."""
     shown: Sequence[Any] = [column(each.name) for each in columns]
     statement = select(*shown).select_from(table(name))
     with connection.execute(statement, execution_options={"yield_per": PIECE_ROWS}) as result:

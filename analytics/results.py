@@ -24,7 +24,7 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
-    """A report's answer. Values are str, int, bool, Decimal, aware UTC datetimes, or None.
+    """A report's answer. Values are str, int, bool, Decimal, aware UTC datetimes, dates, or None.
 
     `parameters` are the values that it was asked with; `position` is how far into the log it looked.
     """
@@ -37,7 +37,7 @@ class ReportResult:
     rows: tuple[tuple[Any, ...], ...]
 
     def to_json(self) -> bytes:
-        """A list of one object a row. Times are ISO 8601 with a Z, amounts are numbers with every digit they have."""
+        """A list of one object a row. Times are ISO 8601 with a Z, days as 2026-09-01, amounts are numbers with every digit."""
         names = [column.name for column in self.columns]
         objects = [dict(zip(names, map(_json, row), strict=True)) for row in self.rows]
         return orjson.dumps(objects, option=orjson.OPT_UTC_Z)
@@ -55,7 +55,7 @@ class ReportResult:
         return out.getvalue()
 
     def cells(self) -> list[list[str]]:
-        """The rows as people read them: minutes of UTC, amounts without idle zeros, yes and no, – for nothing."""
+        """The rows as people read them: minutes of UTC, amounts without idle zeros, milliseconds, yes and no, – for nothing."""
         units = [column.unit for column in self.columns]
         return [[_cell(value, unit) for value, unit in zip(row, units, strict=True)] for row in self.rows]
 
@@ -97,6 +97,8 @@ def _cell(value: Any, unit: str) -> str:
             return NOTHING
         case bool():
             return "yes" if value else "no"
+        case Decimal() if unit == "seconds":
+            return f"{value:.3f}"
         case Decimal():
             # The report rounds percentages, and in a column they read best with as many digits everywhere.
             return str(value) if unit == "percent" else plain(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import text
 
 import analytics
-from analytics.connect import FACT_COLUMNS
+from analytics.connect import ACTOR_COLUMNS, DELIVERY_COLUMNS, FACT_COLUMNS, duck_type
 from eventstore.demo import examples, month
 from eventstore.errors import InputError, NotFound, ProjectionError, ReportError, StoreNotReady
 from eventstore.log.engine import make_engine
@@ -219,6 +219,7 @@ def test_the_declared_columns_and_parameters_are_the_query_s(
     made = connection.execute(report.sql, report.values({})).description
     assert [column[0] for column in made] == [column.name for column in report.columns]
     kinds = {"text": str, "boolean": bool, "time": datetime, "amount": Decimal, "percent": Decimal, "coupons": int}
+    kinds |= {"date": date, "seconds": Decimal}
     for row in analytics.run_report(connection, report.name).rows:
         for column, value in zip(report.columns, row, strict=True):
             assert value is None or isinstance(value, kinds.get(column.unit, int | Decimal)), column
@@ -419,6 +420,10 @@ def test_columns_have_their_types_and_say_what_they_are(connection: analytics.An
         assert found[("facts", each.name)][0] == made_facts[each.name]
         assert found.pop(("facts", each.name))[1] == each.doc
         assert found.pop(("events", each.name))[1] == each.doc
+    for each in ACTOR_COLUMNS:
+        assert found.pop(("facts", each.name)) == found.pop(("events", each.name)) == (duck_type(each), each.doc)
+    for each in DELIVERY_COLUMNS:
+        assert found.pop(("deliveries", each.name)) == (duck_type(each), each.doc)
     assert not found  # nothing that only serves the merge
     tables = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal").fetchall())
     assert all(tables[model.name] == model.about for model in projections())
