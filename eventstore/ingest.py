@@ -27,9 +27,11 @@ from eventstore.errors import (
 )
 from eventstore.event import Source
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, now, prepare
+from eventstore.wix.snapshot import PagePart, read_parts
 
 CHUNK_LINES = 500
-"""Lines handed to the writer as one piece: enough to spread a commit, little enough to answer early."""
+"""Lines handed to the writer as one piece, or fewer that hold as many events: enough to spread a commit, little enough to
+answer early."""
 CHUNKS_UNDER_WAY = 4
 """Pieces between reading and commit at once: keeps the writer busy while memory stays bounded."""
 
@@ -54,36 +56,49 @@ class Route:
 
 
 def read_delivery(body: bytes, how: Route, site_of: SiteOf, *, may_wrap: bool = True) -> list[Prepared | Rejected]:
-    """The log entries of one delivery, its exact bytes kept with the event (of a page of coupons, each with its part).
+    """The log entries of one delivery, its exact bytes kept with each; of a page of several coupons, each with its part.
 
     `may_wrap` False: the door has said all there is to say, so that a wrapper is taken for what it is, no delivery.
-    What is JSON but cannot become an event gives a Rejected, for quarantine. Raises UnreadableDelivery (malformed) for what
-    is not JSON, UnknownHandler, InputError for a wrong wrapper, and what `site_of` raises.
+    What is JSON but cannot become an event gives a Rejected, for quarantine; of a page, the unreadable coupons alone.
+    Raises UnreadableDelivery (malformed) for what is not JSON, UnknownHandler, InputError for a wrong wrapper, and what
+    `site_of` raises.
     """
     document = wix.decode(body)
     inner, how = _unwrap(document, how) if may_wrap else (document, how)
     site_id = site_of(_named_site(document, inner))
+    observed_at = how.observed_at or now()
     try:
-        events = wix.read(
-            inner, route=how.route, handler=how.handler, site_id=site_id, observed_at=how.observed_at or now()
-        )
+        route = how.route or wix.detect_route(inner)
+        if route == Source.SNAPSHOT:
+            parts = read_parts(inner, site_id=site_id, observed_at=observed_at)
+            return _page_entries(parts, body, how, site_id)
+        [event] = wix.read(inner, route=route, handler=how.handler, site_id=site_id, observed_at=observed_at)
     except UnreadableDelivery as error:
         if error.malformed:
             raise
-        route = how.route or UNKNOWN_ROUTE
-        return [Rejected.of(error, site_id=site_id, route=route, handler=how.handler, body=body, headers=how.headers)]
-    for event in events:
-        # What a reader found deeper in the body than `site_of` looked, or than a wrapper said.
-        if event.site_id != site_id:
-            raise NotAllowed(f"the delivery belongs to the site {event.site_id}, not to {site_id}")
-    if len(events) == 1:
-        return [prepare(events[0], body, handler=how.handler, headers=how.headers)]
-    # A page of many coupons is kept a coupon at a time, each with its own part of the page, readable on its own.
-    parts = inner.get("coupons", [])
-    return [
-        prepare(event, orjson.dumps({"coupons": [part]}), handler=how.handler, headers=how.headers)
-        for event, part in zip(events, parts, strict=True)
-    ]
+        told = how.route or UNKNOWN_ROUTE
+        return [Rejected.of(error, site_id=site_id, route=told, handler=how.handler, body=body, headers=how.headers)]
+    # What a reader found deeper in the body than `site_of` looked, or than a wrapper said.
+    if event.site_id != site_id:
+        raise NotAllowed(f"the delivery belongs to the site {event.site_id}, not to {site_id}")
+    return [prepare(event, body, handler=how.handler, headers=how.headers)]
+
+
+def _page_entries(parts: list[PagePart], body: bytes, how: Route, site_id: str) -> list[Prepared | Rejected]:
+    """An entry for each coupon of a page, in the page's order: with the page's own bytes if it is the only one, else with
+    its part of them as a page that can be read on its own."""
+    entries: list[Prepared | Rejected] = []
+    for coupon, read in parts:
+        own = body if len(parts) == 1 else orjson.dumps({"coupons": [coupon]})
+        if isinstance(read, UnreadableDelivery):
+            entries.append(
+                Rejected.of(
+                    read, site_id=site_id, route=Source.SNAPSHOT, handler=how.handler, body=own, headers=how.headers
+                )
+            )
+        else:
+            entries.append(prepare(read, own, handler=how.handler, headers=how.headers))
+    return entries
 
 
 def _named_site(document: dict[str, Any], inner: dict[str, Any]) -> str | None:
@@ -159,6 +174,7 @@ class IngestSummary:
 
 
 Submit = Callable[[list[Prepared | Rejected]], Future[list[Outcome]]]
+Read = Callable[[bytes, Route, SiteOf], list[Prepared | Rejected]]
 
 
 def ingest_lines(
@@ -167,6 +183,7 @@ def ingest_lines(
     site_of: SiteOf,
     submit: Submit,
     *,
+    read: Read = read_delivery,
     max_line_bytes: int | None = None,
 ) -> Iterator[LineAnswer]:
     """Read and append numbered lines, giving one answer a line, in order, each once it is durable. Blank lines are skipped.
@@ -184,8 +201,8 @@ def ingest_lines(
         if max_line_bytes is not None and len(line) > max_line_bytes:
             chunk.refuse(number, DeliveryTooLarge(f"the line is over the limit of {max_line_bytes} bytes"))
         else:
-            chunk.add(number, line, how, site_of)
-        if chunk.lines >= CHUNK_LINES:
+            chunk.add(number, line, read, how, site_of)
+        if max(chunk.lines, chunk.entries) >= CHUNK_LINES:
             yield from _hand_over(chunk, submit, under_way)
             chunk = _Chunk()
             if len(under_way) >= CHUNKS_UNDER_WAY:
@@ -218,9 +235,13 @@ class _Chunk:
     def lines(self) -> int:
         return len(self._parts)
 
-    def add(self, number: int, line: bytes, how: Route, site_of: SiteOf) -> None:
+    @property
+    def entries(self) -> int:
+        return len(self._entries)
+
+    def add(self, number: int, line: bytes, read: Read, how: Route, site_of: SiteOf) -> None:
         try:
-            entries = read_delivery(line, how, site_of)
+            entries = read(line, how, site_of)
         except EventStoreError as error:
             self.refuse(number, error)
             return

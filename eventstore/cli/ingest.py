@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
-import orjson
 
 from eventstore.cli.common import json_option, open_store, print_json, print_table, progress
+from eventstore.cli.files import Problems, files_argument, numbered_lines, observed_at_option, taken_at
 from eventstore.errors import InputError, StoreUnavailable
 
 if TYPE_CHECKING:
     from eventstore.ingest import LineAnswer
 
 ROUTES = ["velo", "rest", "sdk", "snapshot"]
-MAX_FILE_DOCUMENT = 64 * 1024 * 1024
-"""Bytes of a file that is one JSON document rather than lines."""
-BOM = b"\xef\xbb\xbf"
-"""What some programs on Windows begin a UTF-8 file with; it is no part of the first delivery."""
-SHOWN_PROBLEMS = 20
-"""Refused or quarantined lines shown; the rest is counted."""
 
 
 @click.command()
-@click.argument(
-    "files", metavar="FILE…", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
-)
+@files_argument
 @click.option(
     "--route", type=click.Choice(ROUTES), help="What the deliveries are; found out by their shape if not given."
 )
@@ -37,11 +26,7 @@ SHOWN_PROBLEMS = 20
     "--handler", metavar="NAME", help="The Velo handler the deliveries came to, as in wixMarketing_onCouponCreated."
 )
 @click.option("--site", metavar="ID", help="The site they belong to; else the one each names.")
-@click.option(
-    "--observed-at",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ"]),
-    help="When a snapshot was taken (UTC); else the file's own date, so that a second run finds duplicates.",
-)
+@observed_at_option
 @json_option
 @click.pass_context
 def ingest(
@@ -65,10 +50,9 @@ def ingest(
     if handler is not None and handler not in HANDLERS:
         raise InputError(f"unknown handler {handler!r}; the known ones are {', '.join(HANDLERS)}")
     totals = IngestSummary()
-    problems = _Problems()
+    problems = Problems()
     with open_store(ctx, create=True) as store:
         for name in files:
-            taken_at = observed_at.replace(tzinfo=UTC) if observed_at is not None else _file_time(name)
             with progress(name, "lines") as update:
                 done = 0
 
@@ -82,7 +66,12 @@ def ingest(
 
                 try:
                     store.ingest(
-                        _lines(name), route=route, handler=handler, site=site, observed_at=taken_at, on_answer=on_answer
+                        numbered_lines(name),
+                        route=route,
+                        handler=handler,
+                        site=site,
+                        observed_at=taken_at(name, observed_at),
+                        on_answer=on_answer,
                     )
                 except StoreUnavailable as error:
                     raise StoreUnavailable(
@@ -102,66 +91,5 @@ def ingest(
             ],
             right=["events"],
         )
-        for each in problems.shown:
-            click.echo(f"{each['file']}:{each['line']}: {each['outcome']}: {each['reason']}", err=True)
-        if problems.count > len(problems.shown):
-            click.echo(f"… and {problems.count - len(problems.shown):,} more", err=True)
+        problems.print()
     ctx.exit(1 if totals.counts.get("refused") or totals.counts.get("quarantined") else 0)
-
-
-@dataclass
-class _Problems:
-    shown: list[dict[str, object]] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, name: str, answer: LineAnswer) -> None:
-        found = [(answer.outcome, str(answer.error))] if answer.error is not None else []
-        found += [(outcome.kind.value, outcome.reason) for outcome in answer.outcomes if outcome.reason is not None]
-        for outcome, reason in found:
-            self.count += 1
-            if len(self.shown) < SHOWN_PROBLEMS:
-                self.shown.append({"file": name, "line": answer.line, "outcome": outcome, "reason": reason})
-
-
-def _file_time(name: str) -> datetime:
-    return datetime.now(UTC) if name == "-" else datetime.fromtimestamp(Path(name).stat().st_mtime, UTC)
-
-
-def _lines(name: str) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines of a file. One JSON document over several lines is line 1; of a list, each item is a line."""
-    with click.open_file(name, "rb") as opened:
-        line = opened.readline(MAX_FILE_DOCUMENT).removeprefix(BOM)
-        if line.lstrip()[:1] == b"[" or (line.lstrip()[:1] == b"{" and _parsed(line) is None):
-            yield from _document(name, line, opened)
-            return
-        number = 0
-        while line:
-            number += 1
-            yield number, line
-            line = opened.readline(MAX_FILE_DOCUMENT)
-
-
-def _document(name: str, first: bytes, opened: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    whole = first + opened.read(MAX_FILE_DOCUMENT)
-    if opened.read(1):
-        raise InputError(
-            f"{name} is one JSON document of over {MAX_FILE_DOCUMENT:,} bytes; split it, or write one delivery a line"
-        )
-    document = _parsed(whole)
-    if isinstance(document, list):
-        for number, item in enumerate(document, 1):
-            yield number, orjson.dumps(item)
-    elif isinstance(document, dict) or first.strip() == b"{":
-        yield 1, whole
-    elif first.strip() == b"[":
-        raise InputError(f"{name} is not JSON: it begins as a list and never ends well; is it cut short?")
-    else:
-        # Lines after all, of which the first is wrong: each is judged alone.
-        yield from enumerate(whole.splitlines(keepends=True), 1)
-
-
-def _parsed(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
