@@ -22,7 +22,7 @@ NOTHING = "–"
 PLAIN_WIDTH = 200
 """Columns that a table may take where the output is not a terminal."""
 
-_VISIBLE = {code: 0x2400 + code for code in range(0x20)} | dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
+VISIBLE = {code: 0x2400 + code for code in range(0x20)} | dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
 """Pictures for control characters: what a coupon is called must not command the terminal."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of a table.")
@@ -96,14 +96,14 @@ def print_table(
     from rich.text import Text
 
     if title is not None:
-        console().print(Text(title.translate(_VISIBLE), style="bold"))
+        console().print(Text(title.translate(VISIBLE), style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = set(right)
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
     for row in rows:
         # Text, not markup: a coupon's name may hold brackets.
-        table.add_row(*[Text(cell(value).translate(_VISIBLE)) for value in row])
+        table.add_row(*[Text(cell(value).translate(VISIBLE)) for value in row])
     console().print(table)
 
 
