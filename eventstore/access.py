@@ -64,7 +64,8 @@ def parse_scopes(text: str) -> frozenset[Scope]:
         raise InputError(f"{error}; scopes are {', '.join(Scope)}") from error
 
 
-def _digest(secret: str) -> bytes:
+def digest(secret: str) -> bytes:
+    """What the store keeps of a token's secret, and finds it by."""
     # A plain hash is enough for 256 random bits; a slow one would only slow every request.
     return sha256(secret.encode()).digest()
 
@@ -81,7 +82,7 @@ def create_token(engine: Engine, *, name: str, site_id: str | None, scopes: froz
             connection.execute(
                 insert(api_tokens).values(
                     token_id=token.token_id,
-                    token_hash=_digest(secret),
+                    token_hash=digest(secret),
                     name=name,
                     site_id=site_id,
                     scopes=",".join(sorted(scopes)),
@@ -91,13 +92,20 @@ def create_token(engine: Engine, *, name: str, site_id: str | None, scopes: froz
     return secret, token
 
 
-def find_token(engine: Engine, secret: str) -> Token | None:
-    """The live token of this secret, or None. The look-up is by hash, so its time tells nothing about the secret."""
+def find_token(engine: Engine, hashed: bytes) -> Token | None:
+    """The live token whose secret has this `digest`, or None. To look up a hash tells nothing, by its time, of the secret."""
     with engine.connect() as connection:
         row = connection.execute(
-            select(*_COLUMNS).where(api_tokens.c.token_hash == _digest(secret), api_tokens.c.revoked_at.is_(None))
+            select(*_COLUMNS).where(api_tokens.c.token_hash == hashed, api_tokens.c.revoked_at.is_(None))
         ).first()
     return None if row is None else _token(*row)
+
+
+def live_tokens(engine: Engine) -> dict[bytes, Token]:
+    """Every token that is not revoked, by its `digest`."""
+    with engine.connect() as connection:
+        rows = connection.execute(select(api_tokens.c.token_hash, *_COLUMNS).where(api_tokens.c.revoked_at.is_(None)))
+        return {hashed: _token(*row) for hashed, *row in rows}
 
 
 def list_tokens(engine: Engine) -> list[Token]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationError
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from eventstore.errors import InputError
@@ -12,6 +15,35 @@ DEFAULT_URL = "sqlite:///eventstore.db"
 DEFAULT_SITE = "local"
 """The site of events that name none, received with a token that is bound to none."""
 CONFIG_FILE = "eventstore.toml"
+
+
+class AppSettings(BaseModel):
+    """A Wix app to register when `serve` starts: as `eventstore app add`, and `app rotate` where its key is another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    key: str | None = Field(None, description="The public key's text: PEM, base64 of PEM, or PEM with \\n.")
+    key_file: Path | None = Field(None, description="A file that holds it.")
+    instances: tuple[str, ...] = ()
+    test_instances: tuple[str, ...] = ()
+    accept_new_instances: bool = False
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if (self.key is None) == (self.key_file is None):
+            raise ValueError(f"the app {self.name} needs either key or key_file")
+        return self
+
+    def public_key(self) -> str:
+        """The key's text. Raises InputError if the file cannot be read."""
+        if self.key is not None:
+            return self.key
+        assert self.key_file is not None
+        try:
+            return self.key_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the key file {self.key_file} of the app {self.name} cannot be read: {error}") from error
 
 
 class Settings(BaseSettings):
@@ -29,6 +61,16 @@ class Settings(BaseSettings):
         ge=1_024,
         description="The largest NDJSON batch, in bytes; its lines are bounded by max_body_bytes.",
     )
+    auth_failures_per_minute: int = Field(
+        60, ge=1, description="Failed authentications from one address in a minute; past that, 429."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What `serve` logs on standard error; debug tells of every delivery."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="JSON lines or text; auto: text on a terminal, else JSON."
+    )
+    apps: tuple[AppSettings, ...] = Field((), description="Wix apps to register when `serve` starts.")
     queue_events: int = Field(20_000, ge=1, description="Events that may wait for the writer; past that, 503.")
 
     @classmethod

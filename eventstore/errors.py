@@ -68,6 +68,29 @@ class NotAuthenticated(NotAllowed):
     """The token is missing, unknown or revoked."""
 
 
+class NotGenuine(NotAuthenticated):
+    """A webhook that does not prove to come from Wix: algorithm, signature, expiry, or no key that it could be checked with.
+
+    `reason` is a word for counting: algorithm, signature, expired, early, claims, no_app.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+class UnknownInstance(NotAllowed):
+    """A genuine webhook of an app instance that its app is not registered for."""
+
+
+class TooManyFailures(EventStoreError):
+    """Too many failed attempts to authenticate came from one address. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
 class ProjectionError(EventStoreError):
     """A projection model is wrong or met an event that it cannot take; the message names the model and the position."""
 
@@ -78,3 +101,10 @@ class ReportError(EventStoreError):
 
 class InputError(EventStoreError):
     """A file, option or parameter that the caller must mend; the message says where."""
+
+
+def reason_of(error: EventStoreError) -> str:
+    """A word for counting and logging: what kind of error this is, and nothing of what it quotes."""
+    if isinstance(error, NotGenuine):
+        return error.reason
+    return "".join("_" + letter.lower() if letter.isupper() else letter for letter in type(error).__name__).lstrip("_")

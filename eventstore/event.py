@@ -18,6 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 INT64_MAX = 2**63 - 1
 AMOUNT_LIMIT = Decimal(10) ** 12
 """Amounts and rates stay below this: DECIMAL(18, 6), the widest that analytics engines keep in a machine word."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICRO = Decimal("0.000001")
 
 
@@ -223,9 +224,13 @@ class Event(_Frozen):
             content = self.content_json()
         return payload, hashlib.sha256(content).digest()
 
-    def with_derived_id(self) -> Self:
-        """This event under an id derived from type, entity, time and content, for deliveries that carry none."""
-        content = self.model_copy(update={"event_id": "-"}).content_json()
+    def with_derived_id(self, *, dated: bool = True) -> Self:
+        """This event under an id derived from type, entity, time and content, for deliveries that carry none.
+
+        `dated` False leaves the time out: for one that nobody but the receiver dated.
+        """
+        unnamed: dict[str, object] = {"event_id": "-"} if dated else {"event_id": "-", "event_time": EPOCH}
+        content = self.model_copy(update=unnamed).content_json()
         return self.model_copy(update={"event_id": "sha256:" + hashlib.sha256(content).hexdigest()})
 
     @classmethod

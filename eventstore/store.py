@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore import access
 from eventstore.config import DEFAULT_SITE, DEFAULT_URL
-from eventstore.errors import InputError, NotFound, StoreUnavailable
+from eventstore.errors import EventStoreError, InputError, NotFound, StoreUnavailable, reason_of
 from eventstore.event import Event
-from eventstore.ingest import CHUNK_LINES, IngestSummary, LineAnswer, Route, ingest_lines, read_delivery
+from eventstore.ingest import CHUNK_LINES, UNKNOWN_ROUTE, IngestSummary, LineAnswer, Route, ingest_lines, read_delivery
 from eventstore.log import reader, schema
+from eventstore.log.counts import Refusals
 from eventstore.log.engine import make_engine
 from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, prepare
 from eventstore.log.tables import quarantine
@@ -30,6 +33,10 @@ from eventstore.projections.views import CouponState
 if TYPE_CHECKING:
     from eventstore.projections.rebuild import RebuildProgress, RebuildResult
     from eventstore.projections.runner import Runner
+    from eventstore.quarantine import Entry, KeptEntry
+    from eventstore.reconcile import Reconciliation
+    from eventstore.retry import Retried
+    from eventstore.webhooks import Webhooks
 
 APPEND_TIMEOUT = 60.0
 """Seconds that a synchronous append waits for its commit before it gives up with an error."""
@@ -59,6 +66,19 @@ class Status:
     projections: tuple[ProjectionStatus, ...]
 
 
+class SignatureCheck(NamedTuple):
+    """Whether Wix's own signature on an event's original bytes holds: by which app and key, or why not.
+
+    `agrees`: those bytes, read by today's readers, say what the log says.
+    """
+
+    valid: bool
+    agrees: bool
+    reason: str
+    app: str | None = None
+    key_id: str | None = None
+
+
 class EventStore:
     """An append-only log of coupon events with projections that follow it.
 
@@ -71,6 +91,8 @@ class EventStore:
     ) -> None:
         self.engine = make_engine(url)
         self.default_site = site
+        self._webhooks: Webhooks | None = None
+        self._refusals = Refusals()
         self._runner: Runner | None = None
         self._writer = Writer(self.engine, on_commit=self._committed, queue_events=queue_events)
 
@@ -108,6 +130,8 @@ class EventStore:
     def close(self) -> None:
         """Write what waits, stop the live projections, release the database."""
         self._writer.close()
+        with suppress(SQLAlchemyError):
+            self.flush_refusals()
         if self._runner is not None:
             self._runner.stop()
         self.engine.dispose()
@@ -167,6 +191,31 @@ class EventStore:
         entries = read_delivery(body, Route(route, handler), self._site_rule(site))
         return self._durable(entries)
 
+    @property
+    def webhooks(self) -> Webhooks:
+        """The reader of signed webhooks; made on first use."""
+        if self._webhooks is None:
+            from eventstore.webhooks import Webhooks
+
+            self._webhooks = Webhooks(self.engine)
+        return self._webhooks
+
+    def receive_webhook(self, token: bytes, *, headers: dict[str, str] | None = None) -> Outcome:
+        """Take in one signed webhook as the exact bytes that Wix posted, and wait until it is durable.
+
+        Raises UnreadableDelivery for what is no JWT, NotGenuine for what no registered app signed or is out of date, and
+        UnknownInstance for what was signed for another app's site. Genuine, but unreadable, is kept in quarantine.
+        """
+        return self._durable(self.webhooks.receive(token, headers=headers))[0]
+
+    def note_refusal(self, route: str, reason: str) -> None:
+        """Count a delivery that was refused; `flush_refusals` writes the counts down."""
+        self._refusals.note(route, reason)
+
+    def flush_refusals(self) -> None:
+        """Write down how many deliveries were refused since the last time."""
+        self._refusals.flush(self.engine)
+
     def _durable(self, entries: list[Prepared | Rejected]) -> list[Outcome]:
         try:
             return self.submit(entries).result(APPEND_TIMEOUT)
@@ -191,9 +240,20 @@ class EventStore:
             lines, Route(route, handler, observed_at), self._site_rule(site), self.submit_patiently
         ):
             summary.add(answer)
+            if answer.error is not None:
+                self.note_refusal(route or UNKNOWN_ROUTE, reason_of(answer.error))
             if on_answer is not None:
                 on_answer(answer)
         return summary
+
+    def reconcile(self, *, site: str | None = None, complete: bool = False, dry_run: bool = False) -> Reconciliation:
+        """Begin an import of Query Coupons pages that tells how they differ from what the store knew; close it.
+
+        `complete`: the pages are all that Wix has of the site, so that what they lack is absent. `dry_run`: append nothing.
+        """
+        from eventstore.reconcile import Reconciliation
+
+        return Reconciliation(self, site or self.default_site, complete=complete, dry_run=dry_run)
 
     def _site_rule(self, given: str | None) -> Callable[[str | None], str]:
         return lambda named: given or named or self.default_site
@@ -221,11 +281,42 @@ class EventStore:
         return reader.stream(self.engine, after=after, until=until)
 
     def find(self, event_id: str, *, site_id: str | None = None) -> RecordedEvent:
-        """The event with this id. Raises NotFound."""
-        found = reader.find(self.engine, event_id, site_id=site_id)
-        if found is None:
-            raise NotFound(f"no event {event_id!r} in the log")
-        return found
+        """The event with this id, or at this position. Raises NotFound, and InputError if several sites have that id."""
+        found = reader.find_all(self.engine, event_id, site_id=site_id, limit=2)
+        if len(found) > 1:
+            raise InputError(f"several sites have an event {event_id!r}: say which site")
+        if not found and event_id.isascii() and event_id.isdigit() and 0 < int(event_id) <= self.head():
+            at = int(event_id)
+            found = self.read(after=at - 1, limit=1)
+            found = [each for each in found if each.position == at and site_id in (None, each.event.site_id)]
+        if not found:
+            raise NotFound(f"no event has the id or position {event_id!r}")
+        return found[0]
+
+    def original(self, position: int) -> bytes | None:
+        """The exact bytes that the event at this position was delivered as; None if it was built in Python."""
+        return reader.original(self.engine, position)
+
+    def check_signature(self, position: int) -> SignatureCheck:
+        """Check Wix's own signature on an event's original bytes again, with the keys that were valid when it was recorded."""
+        from eventstore.wix.jwt import is_jwt
+
+        [record] = self.read(after=position - 1, limit=1)
+        token = self.original(position)
+        if token is None or not is_jwt(token):
+            route = record.event.source.value
+            return SignatureCheck(False, False, f"it did not come as a signed webhook, but by the route {route}")
+        from eventstore.webhooks import check, entries
+
+        try:
+            signed = check(self.engine, token, record.recorded_at)
+        except EventStoreError as error:
+            return SignatureCheck(False, False, str(error))
+        # An event that only its receipt dates has its time from there.
+        [entry] = entries(signed, received_at=record.event.event_time)
+        agrees = isinstance(entry, Prepared) and entry.content_hash == record.event.encode()[1]
+        reason = "" if agrees else "the signed bytes, as they are read today, say something else than the log"
+        return SignatureCheck(True, agrees, reason, signed.app.name, signed.key.key_id)
 
     # Projections
 
@@ -318,6 +409,51 @@ class EventStore:
                 for name, count in rows.items()
             ),
         )
+
+    # Quarantine
+
+    def list_quarantined(
+        self,
+        *,
+        kind: str | None = None,
+        site_id: str | None = None,
+        resolved: bool = False,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[Entry]:
+        """A page of quarantine's open entries, oldest first; `resolved`: also those dealt with."""
+        from eventstore.quarantine import list_quarantined
+
+        return list_quarantined(self.engine, kind=kind, site_id=site_id, resolved=resolved, after=after, limit=limit)
+
+    def show_quarantined(self, entry_id: int) -> KeptEntry:
+        """One entry with its exact bytes, a conflict with what it contradicts in the log. Raises NotFound."""
+        from eventstore.quarantine import show_quarantined
+
+        return show_quarantined(self.engine, entry_id)
+
+    def retry_quarantined(
+        self,
+        ids: Iterable[int] | None = None,
+        *,
+        kind: str | None = None,
+        site_id: str | None = None,
+        derived_id: bool = False,
+    ) -> Iterator[Retried]:
+        """Read entries anew (none given: all that are open, of a kind or site if given) and append what they hold.
+
+        Each in turn gives its answer; nothing is done for those not iterated over. `derived_id`: an event whose id stands in
+        the log with other content is appended under an id derived from its own. Raises NotFound, StoreUnavailable.
+        """
+        from eventstore.retry import retry_quarantined
+
+        return retry_quarantined(self.engine, self._durable, ids, kind=kind, site_id=site_id, derived_id=derived_id)
+
+    def resolve_quarantined(self, ids: Iterable[int], note: str) -> None:
+        """Mark entries as dealt with by a person, the note saying how; all or none. Raises NotFound, InputError."""
+        from eventstore.quarantine import resolve_quarantined
+
+        resolve_quarantined(self.engine, ids, note)
 
     # Access
 

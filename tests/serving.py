@@ -60,6 +60,13 @@ def cli(*arguments: str, cwd: Path, given: bytes | None = None, **settings: str)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+def _is_usual(line: str) -> bool:
+    try:
+        return bool(json.loads(line)["level"] in ("DEBUG", "INFO"))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
 class Serving:
     """One store and the server over it, which may be killed, stopped and started again; its address may then be another."""
 
@@ -109,6 +116,11 @@ class Serving:
     def stderr(self) -> str:
         """All that the servers over this store have complained about."""
         return self._errors.read_text(encoding="utf-8")
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the servers have logged as wrong, and anything on standard error that is no line of their logs."""
+        return [line for line in self.stderr.splitlines() if not _is_usual(line)]
 
     def kill(self) -> None:
         """End the server as a power cut would: SIGKILL."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
 from eventstore.api.problems import problem
 from eventstore.ingest import LineAnswer
 from eventstore.log.records import Outcome
+
+_log = logging.getLogger("eventstore.api")
 
 
 class EventAnswer(BaseModel):
@@ -36,6 +41,18 @@ class EventAnswer(BaseModel):
             quarantine_id=outcome.quarantine_id,
             reason=outcome.reason,
         )
+
+
+def event_response(outcomes: list[Outcome]) -> Response:
+    """The answer to a delivery of one event. Quarantine and conflicts are logged, by their number alone."""
+    outcome = outcomes[0]
+    told = {"outcome": outcome.kind}
+    told |= {name: value for name, value in outcome._asdict().items() if value is not None and name != "kind"}
+    if outcome.quarantine_id is not None:
+        _log.info("kept in quarantine", extra={"outcome": outcome.kind.value, "quarantine_id": outcome.quarantine_id})
+    elif _log.isEnabledFor(logging.DEBUG):
+        _log.debug("delivery", extra={"outcome": outcome.kind.value, "position": outcome.position})
+    return Response(orjson.dumps(told), media_type="application/json")
 
 
 def line_answer(answer: LineAnswer) -> dict[str, Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from eventstore import __version__
-from eventstore.api import coupons, deliveries, health, problems
+from eventstore.api import coupons, deliveries, health, problems, webhooks
 from eventstore.api.context import Context
 from eventstore.config import Settings
 from eventstore.store import EventStore
@@ -24,13 +27,29 @@ Read with a token of the scope `read`. Errors are problem details (RFC 9457).
 """
 
 
+COUNTS_SECONDS = 2.0
+"""How often the counts of refused deliveries are written down; a server that is killed loses those since the last time."""
+_log = logging.getLogger("eventstore.api")
+
+
+async def _write_counts(store: EventStore) -> None:
+    while True:
+        await asyncio.sleep(COUNTS_SECONDS)
+        try:
+            await run_in_threadpool(store.flush_refusals)
+        except SQLAlchemyError as error:
+            _log.warning("refused deliveries are not counted for now", extra={"reason": type(error).__name__})
+
+
 def create_app(store: EventStore, settings: Settings) -> FastAPI:
     """The app over an open store, which it closes when it ends."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         store.start_projections()
+        counting = asyncio.create_task(_write_counts(store))
         yield
+        counting.cancel()
         await run_in_threadpool(store.close)
 
     app: FastAPI = FastAPIOffline(
@@ -38,7 +57,7 @@ def create_app(store: EventStore, settings: Settings) -> FastAPI:
     )
     app.state.context = Context(store, settings)
     problems.install(app)
-    for resource in (deliveries, coupons, health):
+    for resource in (webhooks, deliveries, coupons, health):
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.concurrency import run_in_threadpool
 
 from eventstore import access
 from eventstore.access import Scope, Token
 from eventstore.config import Settings
-from eventstore.errors import DeliveryTooLarge, NotAuthenticated
+from eventstore.errors import DeliveryTooLarge, NotAuthenticated, TooManyFailures
 from eventstore.store import EventStore
 
 TOKEN_CACHE_SECONDS = 5.0
-"""How long a found token is trusted without asking the database: also how long a revoked one may still work."""
-TOKEN_CACHE_SIZE = 1_000
+"""How long the tokens are known without asking the database: also how long a revoked one may still work."""
+KEPT_HEADERS = frozenset(
+    (b"content-type", b"date", b"traceparent", b"user-agent", b"x-request-id", b"x-wix-request-id")
+)
+"""The request headers that quarantine keeps with a delivery. All others, credentials and addresses among them, are dropped."""
+KEPT_HEADER_LENGTH = 200
 DRAIN_FACTOR = 32
 """How many times the limit is read and thrown away of a body that is too large, so that its sender, who may not look for an
 answer before it has sent everything, gets to see the 413 rather than a broken connection."""
@@ -30,21 +38,75 @@ class Context:
 
     store: EventStore
     settings: Settings
-    _tokens: dict[str, tuple[float, Token]] = field(default_factory=dict)
 
-    async def authenticate(self, secret: str) -> Token:
-        """The token of this secret. Raises NotAuthenticated."""
-        cached = self._tokens.get(secret)
-        if cached is not None and cached[0] > time.monotonic():
-            return cached[1]
-        token = await run_in_threadpool(access.find_token, self.store.engine, secret)
+    def __post_init__(self) -> None:
+        self.failures = Failures(self.settings.auth_failures_per_minute)
+        self._tokens: dict[bytes, Token] = {}
+        self._tokens_until = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def authenticate(self, secret: str, address: str) -> Token:
+        """The token of this secret. Raises NotAuthenticated, and TooManyFailures if the address has guessed too often.
+
+        A good token is known from memory, so that the failures of others at its address never have it refused.
+        """
+        if time.monotonic() > self._tokens_until:
+            await self._read_tokens()
+        # Never the secret itself is compared, only its hash: how long that takes tells nothing about a token.
+        digest = access.digest(secret)
+        token = self._tokens.get(digest)
+        if token is not None:
+            return token
+        self.failures.require_few(address)
+        token = await run_in_threadpool(access.find_token, self.store.engine, digest)
         if token is None:
-            self._tokens.pop(secret, None)
+            self.failures.note(address)
             raise NotAuthenticated("the bearer token is unknown or revoked; make one with `eventstore token create`")
-        if len(self._tokens) >= TOKEN_CACHE_SIZE:
-            self._tokens.clear()
-        self._tokens[secret] = (time.monotonic() + TOKEN_CACHE_SECONDS, token)
+        self._tokens[digest] = token
         return token
+
+    async def _read_tokens(self) -> None:
+        async with self._reading:
+            if time.monotonic() > self._tokens_until:
+                self._tokens = await run_in_threadpool(access.live_tokens, self.store.engine)
+                self._tokens_until = time.monotonic() + TOKEN_CACHE_SECONDS
+
+
+class Failures:
+    """Counts failed authentications by address, in memory."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._limit = RateLimitItemPerMinute(per_minute)
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+
+    def note(self, address: str) -> None:
+        """One more failed."""
+        self._limiter.hit(self._limit, address)
+
+    def require_few(self, address: str) -> None:
+        """Raise TooManyFailures if the address has used up its failures of this minute."""
+        if not self._limiter.test(self._limit, address):
+            ends = self._limiter.get_window_stats(self._limit, address).reset_time
+            raise TooManyFailures(
+                f"more than {self._limit.amount} failed authentications in a minute from this address "
+                "(auth_failures_per_minute); try again later",
+                retry_after=max(1.0, ends - time.time()),
+            )
+
+
+def address_of(request: Request) -> str:
+    """The address that a request comes from; behind a proxy on this machine, the one that the proxy tells."""
+    return request.client.host if request.client is not None else ""
+
+
+def kept_headers(request: Request) -> dict[str, str] | None:
+    """Those headers of a request that quarantine may keep."""
+    found = {
+        name.decode("latin-1"): value[:KEPT_HEADER_LENGTH].decode("latin-1")
+        for name, value in request.scope["headers"]
+        if name in KEPT_HEADERS
+    }
+    return found or None
 
 
 def context(request: Request) -> Context:
@@ -57,12 +119,13 @@ _bearer = HTTPBearer(auto_error=False, description="A token made by `eventstore 
 
 
 async def _token(
+    request: Request,
     here: Annotated[Context, Depends(context)],
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Token:
     if credentials is None:
         raise NotAuthenticated("send the header `Authorization: Bearer TOKEN`; `eventstore token create` makes a token")
-    return await here.authenticate(credentials.credentials)
+    return await here.authenticate(credentials.credentials, address_of(request))
 
 
 async def _may_ingest(token: Annotated[Token, Depends(_token)]) -> Token:

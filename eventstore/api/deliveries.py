@@ -1,4 +1,4 @@
-"""The ingestion routes: `/v1/velo/{handler}`, `/v1/sdk/events` and the NDJSON batch `/v1/events`."""
+"""The ingestion routes with a bearer token: `/v1/velo/{handler}`, `/v1/sdk/events` and the NDJSON batch `/v1/events`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import IO, Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from eventstore.api.answers import EventAnswer, line_answer
-from eventstore.api.context import Context, Here, Ingester, read_body
+from eventstore.api.answers import EventAnswer, event_response, line_answer
+from eventstore.api.context import Context, Here, Ingester, kept_headers, read_body
 from eventstore.api.problems import PROBLEM, REFUSALS, problem
-from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnknownHandler
+from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnknownHandler, reason_of
 from eventstore.event import Source
-from eventstore.ingest import Route, ingest_lines, read_delivery
+from eventstore.ingest import UNKNOWN_ROUTE, Route, ingest_lines, read_delivery
 from eventstore.wix import HANDLERS
 
 router = APIRouter(tags=["ingestion"])
@@ -26,7 +26,7 @@ SPOOL_MEMORY = 4 * 1024 * 1024
 """Bytes of a batch kept in memory; the rest waits in a temporary file."""
 ANSWER_BYTES = 64 * 1024
 """Bytes of answers sent at a time."""
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     **REFUSALS,
     400: {"description": "Not JSON, or too deep.", **PROBLEM},
     413: {"description": "The body is over the limit.", **PROBLEM},
@@ -39,7 +39,7 @@ _NDJSON_BODY = {"requestBody": {"required": True, "content": {"application/x-ndj
 @router.post(
     "/v1/velo/{handler}",
     response_model=EventAnswer,
-    responses={**_RESPONSES, 404: {"description": "Not a handler that Wix documents.", **PROBLEM}},
+    responses={**RESPONSES, 404: {"description": "Not a handler that Wix documents.", **PROBLEM}},
     openapi_extra=_JSON_BODY,
     summary="An event as a site's events.js receives it",
 )
@@ -53,34 +53,32 @@ async def velo(
     if handler not in HANDLERS:
         raise UnknownHandler(handler, tuple(HANDLERS))
     body = await read_body(request, here.settings.max_body_bytes)
-    return await _append(here, body, Route(Source.VELO, handler), token)
+    return await _append(here, body, Route(Source.VELO, handler, headers=kept_headers(request)), token)
 
 
 @router.post(
     "/v1/sdk/events",
     response_model=EventAnswer,
-    responses=_RESPONSES,
+    responses=RESPONSES,
     openapi_extra=_JSON_BODY,
     summary="An event as a handler of @wix/sdk receives it",
 )
 async def sdk(request: Request, here: Here, token: Ingester) -> Response:
     """Append the event envelope that an app built on `@wix/sdk` was called with: `{entity | data, metadata}`."""
     body = await read_body(request, here.settings.max_body_bytes)
-    return await _append(here, body, Route(Source.SDK), token)
+    return await _append(here, body, Route(Source.SDK, headers=kept_headers(request)), token)
 
 
 async def _append(here: Context, body: bytes, how: Route, token: Ingester) -> Response:
     entries = read_delivery(body, how, lambda named: token.site_for(named, here.settings.site), may_wrap=False)
-    outcomes = await asyncio.wrap_future(here.store.submit(entries))
-    answer = EventAnswer.of(outcomes[0])
-    return JSONResponse(answer.model_dump(exclude_none=True))
+    return event_response(await asyncio.wrap_future(here.store.submit(entries)))
 
 
 @router.post(
     "/v1/events",
     response_class=StreamingResponse,
     responses={
-        **_RESPONSES,
+        **RESPONSES,
         404: {"description": "Not a handler that Wix documents.", **PROBLEM},
         200: {"description": "One JSON answer a line, in order.", "content": {"application/x-ndjson": {}}},
     },
@@ -157,6 +155,8 @@ def _answers(here: Context, token: Ingester, lines: Iterator[tuple[int, bytes]],
             here.store.submit_patiently,
             max_line_bytes=here.settings.max_body_bytes,
         ):
+            if answer.error is not None:
+                here.store.note_refusal(how.route or UNKNOWN_ROUTE, reason_of(answer.error))
             line = orjson.dumps(line_answer(answer), option=orjson.OPT_APPEND_NEWLINE)
             block.append(line)
             size += len(line)

@@ -23,10 +23,15 @@ from eventstore.errors import (
     NotAllowed,
     NotAuthenticated,
     NotFound,
+    NotGenuine,
     StoreUnavailable,
+    TooManyFailures,
     UnknownHandler,
+    UnknownInstance,
     UnreadableDelivery,
+    reason_of,
 )
+from eventstore.ingest import UNKNOWN_ROUTE
 from eventstore.log.engine import is_unavailable
 
 PROBLEM_JSON = "application/problem+json"
@@ -52,8 +57,18 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"description": "No token, or an unknown one.", **PROBLEM},
     403: {"description": "The token is for another site, or lacks the scope.", **PROBLEM},
     422: {"description": "A parameter is wrong.", **PROBLEM},
+    429: {"description": "Too many failed attempts from this address; Retry-After says when to try again.", **PROBLEM},
 }
 """The refusals that every route but the health check may answer."""
+INGESTING = {
+    "/v1/webhooks/wix": "rest",
+    "/v1/velo/{handler}": "velo",
+    "/v1/sdk/events": "sdk",
+    "/v1/events": UNKNOWN_ROUTE,
+}
+"""The ingestion routes by path, and the name of the route that a delivery comes by there: for counting refusals."""
+_PRESSING = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
+"""The answers that an operator should look at; all others are the caller's own affair."""
 _log = logging.getLogger("eventstore.api")
 
 _STATUS: tuple[tuple[type[EventStoreError], HTTPStatus], ...] = (
@@ -65,6 +80,7 @@ _STATUS: tuple[tuple[type[EventStoreError], HTTPStatus], ...] = (
     (UnreadableDelivery, HTTPStatus.BAD_REQUEST),
     (InputError, HTTPStatus.BAD_REQUEST),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (TooManyFailures, HTTPStatus.TOO_MANY_REQUESTS),
 )
 
 
@@ -90,6 +106,9 @@ _TITLES: dict[type[EventStoreError], str] = {
     DeliveryTooLarge: "The delivery is too large",
     StoreUnavailable: "The store is not available now",
     NotAuthenticated: "A bearer token is needed",
+    NotGenuine: "The webhook is not proved to be Wix's",
+    TooManyFailures: "Too many failed attempts",
+    UnknownInstance: "The app may not speak for this instance",
     NotAllowed: "The token does not allow this",
     NotFound: "Not found",
     InputError: "The request is wrong",
@@ -116,14 +135,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(_request: Request, error: Exception) -> JSONResponse:
+async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EventStoreError)
     headers = {}
-    if isinstance(error, StoreUnavailable):
-        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    if isinstance(error, StoreUnavailable | TooManyFailures):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="eventstore"'
-    return problem_response(problem(error), headers)
+    details = problem(error)
+    template = getattr(request.scope.get("route"), "path", "")
+    if request.method == "POST" and template in INGESTING:
+        request.app.state.context.store.note_refusal(INGESTING[template], reason_of(error))
+    told = {"method": request.method, "route": template, "status": details["status"], "reason": reason_of(error)}
+    _log.log(logging.WARNING if details["status"] in _PRESSING else logging.INFO, "refused", extra=told)
+    return problem_response(details, headers)
 
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
@@ -151,7 +176,7 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
     if not is_unavailable(error):
         return await _unexpected(request, error)
     assert isinstance(error, DBAPIError)
-    _log.warning("the database failed at %s %s: %s", request.method, request.url.path, error.orig)
+    _log.warning("the database failed", extra={"method": request.method, "reason": type(error.orig).__name__})
     return await _ours(request, StoreUnavailable("the database cannot be used now; ask again"))
 
 
@@ -163,9 +188,9 @@ async def _gone(_request: Request, _error: Exception) -> JSONResponse:
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # Where and of what kind, not what it says: bodies, headers and messages may hold personal data and tokens.
+    # Where and of what kind, not what it says: bodies, paths, headers and messages may hold personal data and tokens.
     trace = "".join(traceback.format_tb(error.__traceback__))
-    _log.error("unexpected %s at %s %s\n%s", type(error).__name__, request.method, request.url.path, trace)
+    _log.error("unexpected %s", type(error).__name__, extra={"method": request.method, "trace": trace})
     details = {
         "type": "about:blank",
         "title": "Internal error",

@@ -36,7 +36,7 @@ def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], No
     url = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
         create_app(store, settings),
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

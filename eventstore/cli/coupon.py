@@ -10,6 +10,7 @@ from eventstore.cli.common import cell, json_option, open_store, print_json, pri
 from eventstore.errors import InputError, NotFound
 
 if TYPE_CHECKING:
+    from eventstore.event import Event
     from eventstore.projections.views import CouponState
     from eventstore.store import EventStore
 
@@ -59,7 +60,7 @@ def coupon(ctx: click.Context, coupon_id: str, site: str | None, history: bool, 
     if records:
         print_table(
             "History, in the order recorded",
-            ["position", "type", "event time", "recorded", "source", "order", "findings"],
+            ["position", "type", "event time", "recorded", "source", "actor", "order", "findings"],
             [
                 (
                     record.position,
@@ -67,6 +68,7 @@ def coupon(ctx: click.Context, coupon_id: str, site: str | None, history: bool, 
                     record.event.event_time,
                     record.recorded_at,
                     record.event.source.value,
+                    _actor(record.event),
                     record.event.order_id,
                     ", ".join(record.event.findings),
                 )
@@ -74,6 +76,13 @@ def coupon(ctx: click.Context, coupon_id: str, site: str | None, history: bool, 
             ],
             right=["position"],
         )
+
+
+def _actor(event: Event) -> str | None:
+    """Who it was, as far as the route tells: a relay by Velo never does."""
+    if event.actor is None:
+        return None
+    return " ".join(part for part in (event.actor.type, event.actor.id) if part)
 
 
 def _find(store: EventStore, text: str, site: str | None) -> CouponState:

@@ -15,14 +15,18 @@ from eventstore.cli.common import open_store, settings_of
 def serve(ctx: click.Context, host: str | None, port: int | None, site: str | None) -> None:
     """Receive events and answer questions over HTTP; projections follow the log all the while.
 
+    Wix's own signed webhooks go to /v1/webhooks/wix (`eventstore app add` registers an app), everything else needs a token.
+
     Makes the store if there is none. On a store without tokens it prints one for local use, which is bound to no site:
     an event is filed under the site that it names, else under --site.
     """
-    from eventstore import access
+    from eventstore import access, apps, logs
     from eventstore.api.server import serve as run
 
     settings = settings_of(ctx, host=host, port=port, site=site)
+    logs.configure(level=settings.log_level, style=settings.log_format)
     with open_store(ctx, create=True, settings=settings) as store:
+        apps.sync_apps(store.engine, settings.apps)
         first = None
         if access.count_tokens(store.engine) == 0:
             first, _ = store.create_token(name="local use", site_id=None)

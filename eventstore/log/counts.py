@@ -5,6 +5,7 @@ What was appended needs no counter: the log is the count.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventstore.log.engine import writing
+from eventstore.log.records import now
 from eventstore.log.tables import delivery_counts
 
 REFUSED = "refused"
@@ -56,6 +58,30 @@ def record(engine: Engine, counts: Counter[Counted]) -> None:
         connection = writing(plain)
         with connection.begin():
             add(connection, counts)
+
+
+class Refusals:
+    """Counts refused deliveries in memory until they are flushed: one that is refused must not cost a write. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: Counter[Counted] = Counter()
+
+    def note(self, route: str, reason: str, *, site_id: str = "") -> None:
+        """One delivery by this route was refused for this reason."""
+        with self._lock:
+            self._waiting[Counted(day_of(now()), site_id, route, REFUSED, reason)] += 1
+
+    def flush(self, engine: Engine) -> None:
+        """Write the counts down. What could not be written is kept for the next time."""
+        with self._lock:
+            taken, self._waiting = self._waiting, Counter()
+        try:
+            record(engine, taken)
+        except BaseException:
+            with self._lock:
+                self._waiting += taken
+            raise
 
 
 def totals(engine: Engine) -> Counter[Counted]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,14 +63,25 @@ def stream(
 
 
 def find(engine: Engine, event_id: str, *, site_id: str | None = None) -> RecordedEvent | None:
-    """The event with this id (of this site, if given), or None."""
+    """The event with this id (of this site, if given; else the first), or None."""
+    return next(iter(find_all(engine, event_id, site_id=site_id, limit=1)), None)
+
+
+def find_all(engine: Engine, event_id: str, *, site_id: str | None = None, limit: int) -> list[RecordedEvent]:
+    """The events with this id, one a site at most."""
     statement = select(*_COLUMNS).join(event_keys, event_keys.c.position == events.c.position)
-    statement = statement.where(event_keys.c.event_id == event_id).order_by(events.c.position).limit(1)
+    statement = statement.where(event_keys.c.event_id == event_id).order_by(events.c.position).limit(limit)
     if site_id is not None:
         statement = statement.where(event_keys.c.site_id == site_id)
     with engine.connect() as connection:
-        row = connection.execute(statement).first()
-    return None if row is None else RecordedEvent(*row)
+        return [RecordedEvent(*row) for row in connection.execute(statement)]
+
+
+def original(engine: Engine, position: int) -> bytes | None:
+    """The exact bytes that the event at this position was delivered as; None where there are none."""
+    with engine.connect() as connection:
+        kept = connection.execute(select(events.c.original).where(events.c.position == position)).scalar()
+    return None if kept is None else zlib.decompress(kept)
 
 
 def _filtered(site_id: str | None, coupon_id: str | None, type_: str | None) -> Select[Any]:

@@ -17,6 +17,10 @@ from eventstore.log.types import to_micros
 
 COMPRESSION_LEVEL = 1
 """zlib level for original deliveries: 1 gives most of the saving at a third of the time of the default."""
+COMPRESSION_WINDOW = 13
+COMPRESSION_MEMORY = 7
+"""zlib's window (as a power of two) and memory level. At its defaults it takes and clears a quarter of a megabyte for each
+delivery of a kilobyte or two, which costs three to six times what the compression does."""
 
 
 class OutcomeKind(StrEnum):
@@ -101,7 +105,7 @@ def prepare(
     `handler` and `headers` are kept only should the event turn out to be in conflict.
     """
     payload, content_hash = event.encode()
-    compressed = None if original is None else zlib.compress(original, COMPRESSION_LEVEL)
+    compressed = None if original is None else compress(original)
     return Prepared(
         event.site_id,
         event.event_id,
@@ -119,6 +123,12 @@ def prepare(
         handler,
         headers,
     )
+
+
+def compress(original: bytes) -> bytes:
+    """The bytes of a delivery as the log keeps them: a zlib stream."""
+    stream = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, COMPRESSION_WINDOW, COMPRESSION_MEMORY)
+    return stream.compress(original) + stream.flush()
 
 
 def body_hash(body: bytes) -> bytes:

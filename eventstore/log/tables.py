@@ -130,6 +130,8 @@ wix_app_instances = Table(
     Column("removed_at", UtcMicros),
 )
 
+Index(None, wix_app_instances.c.instance_id)
+
 delivery_counts = Table(
     "delivery_counts",
     metadata,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from eventstore.wix.catalogue import FAMILIES, HANDLERS, OBSERVED, Family, Subject
 from eventstore.wix.decode import decode
 from eventstore.wix.read import detect_route, read, site_of
-from eventstore.wix.rest import read_envelope, read_rest
+from eventstore.wix.rest import open_claims, read_envelope, read_rest
 from eventstore.wix.scalars import MAX_DEPTH
 from eventstore.wix.sdk import read_sdk
 from eventstore.wix.snapshot import read_snapshot
@@ -20,6 +20,7 @@ __all__ = [
     "Subject",
     "decode",
     "detect_route",
+    "open_claims",
     "read",
     "read_envelope",
     "read_rest",

@@ -9,7 +9,7 @@ from eventstore.errors import UnreadableDelivery
 from eventstore.event import Event, Source
 from eventstore.wix import scalars
 from eventstore.wix.catalogue import HANDLERS
-from eventstore.wix.rest import envelope_site, open_payload, read_rest
+from eventstore.wix.rest import envelope_site, open_payload, read_processed, read_rest
 from eventstore.wix.sdk import metadata_site, read_sdk
 from eventstore.wix.snapshot import read_snapshot
 from eventstore.wix.velo import read_velo
@@ -25,7 +25,8 @@ def read(
 
     `route` is a `Source`, or None to tell it by the shape. `handler` is needed for Velo only, and there not for a use.
     `site_id` is the site of whoever delivered; an SDK or REST envelope that names its own site (`site_of`) wins, so the
-    caller must first check that it may. Raises UnreadableDelivery or UnknownHandler.
+    caller must first check that it may. `observed_at` is when a snapshot was taken, or anything else received.
+    Raises UnreadableDelivery or UnknownHandler.
     """
     if not isinstance(body, dict):
         raise UnreadableDelivery(f"{scalars.shown(body)} where a JSON object is expected", malformed=True)
@@ -34,8 +35,10 @@ def read(
     if route == Source.VELO:
         return [read_velo(handler or _told_handler(body), body, site_id=site_id)]
     if route == Source.REST:
-        return [read_rest(body, site_id=site_id)]
+        return [read_rest(body, site_id=site_id, received_at=observed_at)]
     if route == Source.SDK:
+        if "payload" in body and "metadata" not in body:
+            return [read_processed(body, site_id=site_id, received_at=observed_at)]
         return [read_sdk(body, default_site_id=site_id)]
     if route == Source.SNAPSHOT:
         return read_snapshot(body, site_id=site_id, observed_at=observed_at)
@@ -51,13 +54,16 @@ def detect_route(body: dict[str, Any]) -> Source:
     metadata = body.get("metadata")
     if isinstance(metadata, dict):
         return Source.SDK if "entityFqdn" in metadata or "eventType" in metadata else Source.VELO
-    if "data" in body and ("eventType" in body or isinstance(body["data"], str)):
+    if "payload" in body and "eventType" in body:
+        return Source.SDK
+    if "eventType" in body or ("data" in body and isinstance(body["data"], str)):
         return Source.REST
     if "coupon" in body:
         return Source.SNAPSHOT
     raise UnreadableDelivery(
         "not a shape that Wix sends. Known: {entityFqdn, slug, …} or {eventType, instanceId, data} (REST webhook), "
-        "{metadata{entityFqdn, slug, …}, entity|data} (SDK), {metadata, entity|data} (Velo), {coupons} (Query Coupons)"
+        "{metadata{entityFqdn, slug, …}, entity|data} or {eventType, instanceId, payload} (SDK), {metadata, entity|data} "
+        "(Velo), {coupons} (Query Coupons)"
     )
 
 

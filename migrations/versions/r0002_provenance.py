@@ -42,6 +42,7 @@ def upgrade() -> None:
         sa.Column("added_at", sa.BigInteger, nullable=False),
         sa.Column("removed_at", sa.BigInteger),
     )
+    op.create_index("ix_wix_app_instances_instance_id", "wix_app_instances", ["instance_id"])
     op.create_table(
         "delivery_counts",
         sa.Column("day", sa.Text, primary_key=True),

@@ -49,7 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One server for the tests that keep to a site, or to ids, of their own."""
     with serving(tmp_path_factory.mktemp("http")) as running:
         yield running
-        assert running.stderr == ""
+        assert running.complaints == []
 
 
 @pytest.fixture(scope="module")

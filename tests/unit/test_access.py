@@ -82,7 +82,7 @@ def test_an_unknown_scope_is_an_error_that_lists_those_there_are(text: str) -> N
 
 def test_a_token_s_secret_finds_it_and_is_stored_only_as_its_hash(store: EventStore) -> None:
     secret, made = store.create_token(name="the site's relay", site_id="mine")
-    assert access.find_token(store.engine, secret) == made
+    assert access.find_token(store.engine, access.digest(secret)) == made
     assert made.scopes == {Scope.INGEST, Scope.READ}
     assert len(secret) > 40
     with store.engine.connect() as connection:
@@ -100,16 +100,16 @@ def test_no_two_secrets_are_alike(store: EventStore) -> None:
 def test_a_secret_that_differs_at_all_finds_nothing(sqlite_store: EventStore, change: object) -> None:
     secret, _ = sqlite_store.create_token(name="x", site_id=None)
     assert callable(change)
-    assert access.find_token(sqlite_store.engine, change(secret)) is None
-    assert access.find_token(sqlite_store.engine, "") is None
+    assert access.find_token(sqlite_store.engine, access.digest(change(secret))) is None
+    assert access.find_token(sqlite_store.engine, access.digest("")) is None
 
 
 def test_a_revoked_token_finds_nothing_any_more_but_stays_listed(store: EventStore) -> None:
     secret, made = store.create_token(name="gone", site_id=None)
     other, _ = store.create_token(name="stays", site_id=None)
     access.revoke_token(store.engine, made.token_id)
-    assert access.find_token(store.engine, secret) is None
-    assert access.find_token(store.engine, other) is not None
+    assert access.find_token(store.engine, access.digest(secret)) is None
+    assert access.find_token(store.engine, access.digest(other)) is not None
     listed = {each.name: each for each in access.list_tokens(store.engine)}
     assert listed["gone"].revoked_at is not None
     assert listed["stays"].revoked_at is None
