@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, make_url
 from sqlalchemy.engine import URL, Dialect
@@ -80,6 +82,23 @@ def is_unavailable(error: Exception) -> bool:
 def writing(connection: Connection) -> Connection:
     """Mark a connection, before its transaction begins, as one that will write."""
     return connection.execution_options(eventstore_writes=True)
+
+
+_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+
+
+@contextmanager
+def write_turn(engine: Engine) -> Iterator[None]:
+    """Wait for this process's turn to write to a SQLite file; nothing on PostgreSQL.
+
+    SQLite lets one write at a time and has the others sleep and look again, up to a tenth of a second at a time. Threads of
+    one process can do better: the next one is woken as soon as the one before it has committed.
+    """
+    if not is_sqlite(engine):
+        yield
+        return
+    with _turns.setdefault(engine, threading.Lock()):
+        yield
 
 
 ROWS_IN_A_STATEMENT = (128, 16, 1)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import ProjectionError, StoreUnavailable
 from eventstore.log import arrow
-from eventstore.log.engine import writing
+from eventstore.log.engine import write_turn, writing
 from eventstore.log.schema import head_size
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, projections
@@ -29,6 +29,11 @@ STEP_EVENTS = 5_000
 """Events in one step: a fraction of a second of work, so that readers see progress and memory stays small."""
 POLL_SECONDS = 0.25
 """How often the runner looks for events that another process appended; its own process wakes it at once."""
+REST = 3.0
+"""How many times as long as a step took the runner rests after it. A step costs much the same for one event as for a hundred,
+so that without rest it would take a third of the machine from those who append."""
+REST_SECONDS = 0.5
+"""The longest rest. Whoever waits for a position ends it at once."""
 BACK_OFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
 """Waits after a failed step, the last one repeated."""
 
@@ -43,6 +48,7 @@ class Runner:
         self._lock = threading.Lock()
         self._session: ModelSession | None = None
         self._wake = threading.Event()
+        self._awaited = threading.Event()
         self._moved = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -82,6 +88,7 @@ class Runner:
         """Finish the step under way and end the thread."""
         self._stopping = True
         self._wake.set()
+        self._awaited.set()
         if self._thread is not None:
             self._thread.join()
         with self._lock:
@@ -94,6 +101,7 @@ class Runner:
         deadline = time.monotonic() + timeout
         while self.position() < position:
             self.wake()
+            self._awaited.set()
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -108,10 +116,13 @@ class Runner:
             self._wake.clear()
             if self._stopping:
                 return
+            started = time.monotonic()
+            self._awaited.clear()
             try:
                 self.catch_up()
                 failures = 0
                 self.last_error = None
+                self._awaited.wait(min(REST * (time.monotonic() - started), REST_SECONDS))
             except Exception as error:  # noqa: BLE001 - the thread must outlive a locked database or a full disk
                 self.last_error = f"{type(error).__name__}: {error}"
                 self._wake.wait(BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)])
@@ -160,7 +171,7 @@ class Runner:
 
     def _write(self, models: Sequence[Projection], changes: dict[str, Rows], start: int, until: int) -> None:
         try:
-            with self._engine.connect() as plain:
+            with self._engine.connect() as plain, write_turn(self._engine):
                 connection = writing(plain)
                 with connection.begin() as transaction:
                     for model in models:

@@ -9,10 +9,10 @@ import textwrap
 from pathlib import Path
 
 from eventstore.errors import EventStoreError
-from tests.benchmarks import append, ingest, rebuild
+from tests.benchmarks import append, ingest, rebuild, webhook
 from tests.benchmarks.harness import POSTGRESQL, SQLITE, Benchmark, Options, Result
 
-BENCHMARKS = {each.name: each for each in (append.BENCHMARK, rebuild.BENCHMARK, ingest.BENCHMARK)}
+BENCHMARKS = {each.name: each for each in (append.BENCHMARK, rebuild.BENCHMARK, ingest.BENCHMARK, webhook.BENCHMARK)}
 WIDTH = 100
 
 
@@ -75,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="rebuild: the log to read, a SQLite file or a PostgreSQL URL; filled if it is empty, and kept afterwards",
     )
-    parser.add_argument("--profile", action="store_true", help="ingest: also the ten costliest functions by own time")
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="ingest: also the ten costliest functions by own time; webhook: those of reading a webhook, and the servers' CPU "
+        "time a request",
+    )
     return parser
 
 

@@ -45,7 +45,20 @@ FIGURES = {
         "bare_pydantic_per_second",
         "vs_bare_pydantic",
     ],
+    "webhook": [
+        "requests_per_second",
+        "vs_bare_endpoint",
+        "vs_textbook_handler",
+        "p50_ms",
+        "p99_ms",
+        "p999_ms",
+        "over_1250_ms",
+        "sustained_per_second",
+    ],
 }
+EVENTS = {"webhook": 400}
+"""A round's events where 2,000 would take long."""
+MAY_BE_NONE = {"over_1250_ms"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,7 +68,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_benchmark_prints_one_json_object_with_its_documented_figures(name: str, tmp_path: Path) -> None:
-    done = run(name, "--events", "2000", "--rounds", "1", "--json", "--directory", str(tmp_path))
+    events = str(EVENTS.get(name, 2000))
+    done = run(name, "--events", events, "--rounds", "1", "--json", "--directory", str(tmp_path))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert list(told) == ["benchmark", "figures"]
@@ -64,7 +78,7 @@ def test_a_benchmark_prints_one_json_object_with_its_documented_figures(name: st
     for figure in told["figures"]:
         assert list(figure) == ["name", "value", "unit"]
         assert math.isfinite(figure["value"])
-        assert figure["value"] > 0
+        assert figure["value"] > 0 or (figure["value"] == 0 and figure["name"] in MAY_BE_NONE)
         assert figure["unit"]
     assert list(tmp_path.iterdir()) == []
 
