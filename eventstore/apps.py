@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, Integer, cast, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from eventstore.config import AppSettings
 from eventstore.errors import InputError, NotFound
@@ -91,6 +91,7 @@ def add_app(
     with engine.connect() as plain:
         connection = writing(plain)
         with connection.begin():
+            _take_turn(connection)
             moment = now()
             apps = _apps(connection)
             app = next((each for each in apps if each.name == name), None)
@@ -124,6 +125,7 @@ def rotate_key(engine: Engine, *, name: str, key: str, grace: timedelta = GRACE)
     with engine.connect() as plain:
         connection = writing(plain)
         with connection.begin():
+            _take_turn(connection)
             moment = now()
             apps = _apps(connection)
             app = _one(apps, name)
@@ -139,6 +141,7 @@ def remove_app(engine: Engine, *, name: str) -> WixApp:
     with engine.connect() as plain:
         connection = writing(plain)
         with connection.begin():
+            _take_turn(connection)
             moment = now()
             app = _one(_apps(connection), name)
             _retire(connection, app, moment)
@@ -156,7 +159,14 @@ def admit_instance(engine: Engine, app_id: str, instance_id: str) -> None:
     with engine.connect() as plain:
         connection = writing(plain)
         with connection.begin():
+            _take_turn(connection)
             _insert_instance(connection, app_id, instance_id, False, now())
+
+
+def _take_turn(connection: Connection) -> None:
+    """One change at a time: two replicas that start together must not both register an app. SQLite has locked at BEGIN."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(text("LOCK TABLE wix_apps IN SHARE ROW EXCLUSIVE MODE"))
 
 
 def sync_apps(engine: Engine, configured: Iterable[AppSettings]) -> None:
@@ -165,19 +175,34 @@ def sync_apps(engine: Engine, configured: Iterable[AppSettings]) -> None:
     What is registered and not configured stays as it is.
     """
     for each in configured:
-        key = each.public_key()
-        public = read_public_key(key)
-        known = next((app for app in list_apps(engine) if app.name == each.name), None)
-        if known is not None and all(found.key_id != public.key_id or found.retired_at for found in known.keys):
+        try:
+            _sync(engine, each)
+        except InputError as error:
+            raise InputError(f"the app {each.name} in the configuration: {error}") from error
+
+
+def _sync(engine: Engine, each: AppSettings) -> None:
+    key = each.public_key()
+    public = read_public_key(key)
+    known = next((app for app in list_apps(engine) if app.name == each.name), None)
+    if known is not None and all(found.key_id != public.key_id or found.retired_at for found in known.keys):
+        if any(found.key_id == public.key_id for found in known.keys):
+            raise InputError(
+                "its key was retired; configure the app's present one, or `eventstore app rotate` back to this one"
+            )
+        try:
             rotate_key(engine, name=each.name, key=key)
-        add_app(
-            engine,
-            name=each.name,
-            key=key,
-            instances=each.instances,
-            test_instances=each.test_instances,
-            accept_new_instances=each.accept_new_instances,
-        )
+        except InputError:  # unless another replica was faster
+            if all(found.key_id != public.key_id for found in _one(list_apps(engine), each.name).keys):
+                raise
+    add_app(
+        engine,
+        name=each.name,
+        key=key,
+        instances=each.instances,
+        test_instances=each.test_instances,
+        accept_new_instances=each.accept_new_instances,
+    )
 
 
 def version(engine: Engine) -> tuple[object, ...]:
@@ -187,12 +212,13 @@ def version(engine: Engine) -> tuple[object, ...]:
         found = (
             connection.execute(statement).one()
             for statement in (
-                select(func.count(), func.count(apps.removed_at), func.sum(cast(apps.accept_new_instances, Integer))),
+                select(func.count(), func.count(apps.removed_at)),
                 select(func.count(keys.id), func.count(keys.retired_at), func.max(keys.retired_at)),
                 select(func.max(instances.id), func.count(instances.removed_at)),
             )
         )
-        return tuple(value for row in found for value in row)
+        accepting = connection.execute(select(apps.app_id).where(apps.accept_new_instances).order_by(apps.app_id))
+        return (*(value for row in found for value in row), *accepting.scalars())
 
 
 def _insert_app(connection: Connection, name: str, moment: datetime) -> str:

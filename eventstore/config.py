@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from eventstore.errors import InputError
 
@@ -65,7 +71,7 @@ class Settings(BaseSettings):
         60, ge=1, description="Failed authentications from one address in a minute; past that, 429."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What `serve` logs on standard error; debug tells of every delivery."
+        "info", description="What `serve` logs on standard error; debug also tells of single deliveries."
     )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="JSON lines or text; auto: text on a terminal, else JSON."
@@ -93,7 +99,9 @@ def load_settings(**given: object) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise InputError(
-            f"the setting {name} is wrong: {first['msg']} (see EVENTSTORE_{name.upper()} and {CONFIG_FILE})"
+            f"the setting {name} is wrong: {first['msg']} (see EVENTSTORE_{str(first['loc'][0]).upper()} and {CONFIG_FILE})"
         ) from error
+    except SettingsError as error:  # of the environment: what should be JSON is not
+        raise InputError(f"a setting is wrong: {error} (see EVENTSTORE_APPS)") from None
     except ValueError as error:
         raise InputError(f"{CONFIG_FILE} cannot be read: {error}") from error

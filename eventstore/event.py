@@ -11,7 +11,7 @@ import hashlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
@@ -164,8 +164,9 @@ class Event(_Frozen):
     """One thing that happened to a coupon, whatever the route it was told by.
 
     The first block of fields is what happened: its *content*. Two deliveries with one `event_id` and equal content are the
-    same event told twice; with other content they conflict. The second block is how it was told; routes differ in what they
-    carry there, so it takes no part in that comparison.
+    same event told twice; with other content they conflict. Times are compared to the millisecond, for the SDK keeps no
+    more. The second block is how it was told; routes differ in what they carry there, so it takes no part in that comparison.
+    `dated` False: nothing told when it happened, `event_time` is that of receipt and no part of the content either.
     """
 
     event_id: Id
@@ -183,6 +184,7 @@ class Event(_Frozen):
 
     source: Source
     site_id: Id
+    dated: Literal[False] | None = None
     sequence: Count | None = None
     restored: bool = False
     originated_from: Text | None = None
@@ -210,13 +212,13 @@ class Event(_Frozen):
 
     def content_json(self) -> bytes:
         """The canonical JSON of what happened, without how it was told. Keys in declared order, null fields left out."""
-        content: bytes = _TO_JSON(self, exclude=_TOLD, exclude_none=True)
+        content: bytes = _TO_JSON(self._to_the_millisecond(), exclude=_TOLD, exclude_none=True)
         return content
 
     def encode(self) -> tuple[bytes, bytes]:
         """`(payload, content_hash)`: the canonical JSON that the log stores, and the SHA-256 of its content part."""
         payload: bytes = _TO_JSON(self, exclude_none=True)
-        if self.changed is None:
+        if self.changed is None and self._to_the_millisecond() is self:
             # Writing the content a second time would cost half as much again. Behind `source` stand only plain values, in
             # which a quote is escaped, so its last occurrence is the border; `changed` alone could hold a key of that name.
             content = payload[: payload.rindex(_BORDER)] + b"}"
@@ -224,13 +226,22 @@ class Event(_Frozen):
             content = self.content_json()
         return payload, hashlib.sha256(content).digest()
 
-    def with_derived_id(self, *, dated: bool = True) -> Self:
-        """This event under an id derived from type, entity, time and content, for deliveries that carry none.
+    def _to_the_millisecond(self) -> Event:
+        """This event with its times as they are compared; itself if they are so."""
+        moved: dict[str, Any] = {}
+        if self.dated is False:
+            moved["event_time"] = EPOCH
+        elif self.event_time.microsecond % 1000:
+            moved["event_time"] = _milliseconds(self.event_time)
+        if self.coupon is not None and (times := _finer(self.coupon, _COUPON_TIMES)):
+            moved["coupon"] = self.coupon.model_copy(update=times)
+        if self.loyalty is not None and (times := _finer(self.loyalty, _LOYALTY_TIMES)):
+            moved["loyalty"] = self.loyalty.model_copy(update=times)
+        return self.model_copy(update=moved) if moved else self
 
-        `dated` False leaves the time out: for one that nobody but the receiver dated.
-        """
-        unnamed: dict[str, object] = {"event_id": "-"} if dated else {"event_id": "-", "event_time": EPOCH}
-        content = self.model_copy(update=unnamed).content_json()
+    def with_derived_id(self) -> Self:
+        """This event under an id derived from type, entity, time and content, for deliveries that carry none."""
+        content = self.model_copy(update={"event_id": "-"}).content_json()
         return self.model_copy(update={"event_id": "sha256:" + hashlib.sha256(content).hexdigest()})
 
     @classmethod
@@ -244,7 +255,21 @@ _PERSONAL_ACTORS = {
     "ANONYMOUS_VISITOR": "identity.anonymousVisitorId",
     "WIX_USER": "identity.wixUserId",
 }
-_TOLD = {"source", "site_id", "sequence", "restored", "originated_from", "changed", "actor", "account"}
+_COUPON_TIMES = ("start_time", "expiration_time", "created_at")
+_LOYALTY_TIMES = ("created_at", "updated_at")
+
+
+def _milliseconds(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def _finer(part: BaseModel, names: tuple[str, ...]) -> dict[str, datetime]:
+    """The times in `part` that are finer than milliseconds, without what is finer."""
+    times = ((name, getattr(part, name)) for name in names)
+    return {name: _milliseconds(time) for name, time in times if time is not None and time.microsecond % 1000}
+
+
+_TOLD = {"source", "site_id", "dated", "sequence", "restored", "originated_from", "changed", "actor", "account"}
 _BORDER = b',"source":"'
 _TO_JSON: Any = Event.__pydantic_serializer__.to_json
 

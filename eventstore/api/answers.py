@@ -25,8 +25,11 @@ class EventAnswer(BaseModel):
         description="appended: new in the log. duplicate: the same event was told before. conflict: its id is taken by an "
         "event of other content; kept in quarantine. quarantined: it could not become an event; kept for a retry."
     )
-    event_id: str | None = Field(description="The event's id; null when quarantined.")
-    position: int | None = Field(description="Its place in the log: of the first telling when a duplicate.")
+    event_id: str | None = Field(default=None, description="The event's id; absent when quarantined.")
+    position: int | None = Field(
+        default=None,
+        description="Its place in the log: of the first telling when a duplicate; absent when quarantined.",
+    )
     quarantine_id: int | None = Field(
         default=None, description="The kept evidence of a conflict or quarantined delivery."
     )

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar, TypeVarTuple
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
-from starlette.concurrency import run_in_threadpool
 
 from eventstore import access
 from eventstore.access import Scope, Token
+from eventstore.api.appender import Appender
 from eventstore.config import Settings
-from eventstore.errors import DeliveryTooLarge, NotAuthenticated, TooManyFailures
+from eventstore.errors import DeliveryTooLarge, NotAuthenticated, StoreUnavailable, TooManyFailures
 from eventstore.store import EventStore
 
 TOKEN_CACHE_SECONDS = 5.0
@@ -27,9 +30,16 @@ KEPT_HEADERS = frozenset(
 )
 """The request headers that quarantine keeps with a delivery. All others, credentials and addresses among them, are dropped."""
 KEPT_HEADER_LENGTH = 200
+QUICK_THREADS = 8
+"""Threads of their own for what authenticates: readers and batches that wait must not keep a webhook waiting."""
+BATCHES_AT_ONCE = 16
+"""Batches under way at once; others wait for their turn."""
 DRAIN_FACTOR = 32
 """How many times the limit is read and thrown away of a body that is too large, so that its sender, who may not look for an
 answer before it has sent everything, gets to see the 413 rather than a broken connection."""
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -41,6 +51,9 @@ class Context:
 
     def __post_init__(self) -> None:
         self.failures = Failures(self.settings.auth_failures_per_minute)
+        self.appender = Appender(self.store)
+        self.batches = CapacityLimiter(BATCHES_AT_ONCE)
+        self._quick = CapacityLimiter(QUICK_THREADS)
         self._tokens: dict[bytes, Token] = {}
         self._tokens_until = float("-inf")
         self._reading = asyncio.Lock()
@@ -58,17 +71,27 @@ class Context:
         if token is not None:
             return token
         self.failures.require_few(address)
-        token = await run_in_threadpool(access.find_token, self.store.engine, digest)
+        token = await self.quickly(access.find_token, self.store.engine, digest)
         if token is None:
             self.failures.note(address)
             raise NotAuthenticated("the bearer token is unknown or revoked; make one with `eventstore token create`")
         self._tokens[digest] = token
         return token
 
+    async def quickly(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Call what asks the database who is there, in one of the threads kept for that."""
+        return await to_thread.run_sync(function, *arguments, limiter=self._quick, abandon_on_cancel=True)
+
+    async def refresh_apps(self, *, doubted: bool) -> None:
+        """Read the registered apps again: one request does, those that come meanwhile wait for it."""
+        async with self._reading:
+            if self.store.webhooks.needs_refresh(doubted=doubted):
+                await self.quickly(self.store.webhooks.refresh)
+
     async def _read_tokens(self) -> None:
         async with self._reading:
             if time.monotonic() > self._tokens_until:
-                self._tokens = await run_in_threadpool(access.live_tokens, self.store.engine)
+                self._tokens = await self.quickly(access.live_tokens, self.store.engine)
                 self._tokens_until = time.monotonic() + TOKEN_CACHE_SECONDS
 
 
@@ -109,7 +132,8 @@ def kept_headers(request: Request) -> dict[str, str] | None:
     return found or None
 
 
-def context(request: Request) -> Context:
+async def context(request: Request) -> Context:
+    """The app's state. Async, although it waits for nothing: FastAPI sends what is not through its thread pool."""
     found = request.app.state.context
     assert isinstance(found, Context)
     return found
@@ -141,6 +165,18 @@ async def _may_read(token: Annotated[Token, Depends(_token)]) -> Token:
 Here = Annotated[Context, Depends(context)]
 Ingester = Annotated[Token, Depends(_may_ingest)]
 Reader = Annotated[Token, Depends(_may_read)]
+
+
+@asynccontextmanager
+async def in_time(seconds: float) -> AsyncIterator[None]:
+    """Raises StoreUnavailable if the block takes longer: the sender hears it before it stops listening."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable(
+            "the event was not durable in time; send it again, it is not kept twice", retry_after=5.0
+        ) from error
 
 
 async def read_body(request: Request, limit: int) -> bytes:

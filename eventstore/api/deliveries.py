@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, Annotated, Any
 
 import orjson
+from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from starlette.concurrency import run_in_threadpool
 
 from eventstore.api.answers import EventAnswer, event_response, line_answer
-from eventstore.api.context import Context, Here, Ingester, kept_headers, read_body
+from eventstore.api.context import Context, Here, Ingester, in_time, kept_headers, read_body
 from eventstore.api.problems import PROBLEM, REFUSALS, problem
 from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnknownHandler, reason_of
 from eventstore.event import Source
@@ -22,6 +21,8 @@ from eventstore.wix import HANDLERS
 
 router = APIRouter(tags=["ingestion"])
 
+ANSWER_SECONDS = 3.0
+"""How long a relayed event waits for its commit: the relay gives an attempt 3.5 seconds, and then knows nothing."""
 SPOOL_MEMORY = 4 * 1024 * 1024
 """Bytes of a batch kept in memory; the rest waits in a temporary file."""
 ANSWER_BYTES = 64 * 1024
@@ -71,7 +72,8 @@ async def sdk(request: Request, here: Here, token: Ingester) -> Response:
 
 async def _append(here: Context, body: bytes, how: Route, token: Ingester) -> Response:
     entries = read_delivery(body, how, lambda named: token.site_for(named, here.settings.site), may_wrap=False)
-    return event_response(await asyncio.wrap_future(here.store.submit(entries)))
+    async with in_time(ANSWER_SECONDS):
+        return event_response(await here.appender.append(entries))
 
 
 @router.post(
@@ -116,15 +118,17 @@ async def batch(
         how = Route(route, handler)
         answers = _answers(here, token, lines, how)
         # The first block is made before the status is sent, so that a store that cannot take anything answers 503.
-        first = await run_in_threadpool(next, answers, b"")
+        first = await to_thread.run_sync(next, answers, None, limiter=here.batches)
     except BaseException:
         spool.close()
         raise
 
-    def body() -> Iterator[bytes]:
+    async def body() -> AsyncIterator[bytes]:
         with spool:
-            yield first
-            yield from answers
+            block = first
+            while block is not None:
+                yield block
+                block = await to_thread.run_sync(next, answers, None, limiter=here.batches)
 
     return StreamingResponse(body(), media_type="application/x-ndjson")
 

@@ -197,4 +197,5 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
         "status": 500,
         "detail": "an unexpected error, logged by the server; nothing of this request was acknowledged",
     }
-    return problem_response(details)
+    # The server ends the connection after an unexpected error: a client that is told so does not use it again.
+    return problem_response(details, {"Connection": "close"})

@@ -23,7 +23,7 @@ from eventstore.errors import EventStoreError, StoreUnavailable
 from eventstore.log import counts
 from eventstore.log.append import AppendStatements, KnownEvent
 from eventstore.log.counts import Counted, day_of
-from eventstore.log.engine import writing
+from eventstore.log.engine import write_turn, writing
 from eventstore.log.leaf import leaf_hash
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash
 from eventstore.log.types import from_micros
@@ -38,8 +38,8 @@ QUEUE_EVENTS = 20_000
 """Events waiting at most, about two seconds of work; past that, callers are told to come again (`StoreUnavailable`)."""
 QUEUE_BYTES = 256 * 1024 * 1024
 """Payload and original bytes waiting at most: bounds memory when events are large."""
-ATTEMPTS = 3
-"""Tries of a batch that another process's lock made fail before anything was written."""
+LOCK_SECONDS = 3.0
+"""How long a batch that another process's lock made fail at once is tried again."""
 
 Entry = Prepared | Rejected
 
@@ -223,24 +223,24 @@ class Writer:
         return self._commit_with_retries([_evidence(entry, reason)])[0][0]
 
     def _commit_with_retries(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
-        for attempt in range(1, ATTEMPTS + 1):
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
             try:
                 return self._commit(entries)
             except (OperationalError, InterfaceError) as error:
-                if attempt == ATTEMPTS or not _worth_retrying(error):
+                if time.monotonic() > deadline or not _worth_retrying(error):
                     raise StoreUnavailable(
                         f"the database did not take the events: {error.orig}; send them again, none is kept twice"
                     ) from error
-                time.sleep(0.05 * attempt)
+                time.sleep(0.05)
             except SQLAlchemyError as error:
                 if isinstance(error, DBAPIError) and not error.connection_invalidated and not _not_the_events(error):
                     raise
                 told = getattr(error, "orig", None) or error
                 raise StoreUnavailable(f"the database does not take events: {told}; send them again") from error
-        raise AssertionError("unreachable")
 
     def _commit(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
-        with self._engine.connect() as plain:
+        with self._engine.connect() as plain, write_turn(self._engine):
             connection = writing(plain)
             with connection.begin():
                 return self._append(connection, entries)

@@ -49,7 +49,7 @@ def domain_event(
     `kind` is its family, or the `eventType` of one that we do not recognise. `metadata` holds `id`, `entityId`,
     `eventTime` and the like; `body` the entity or the action's data, None if absent. `identity` and `accountInfo` stand
     in `envelope`, or else in the metadata. `*_at` say where each stands in the delivery, for messages. `dated` False: the
-    time is that of receipt, and no part of a derived id.
+    time is that of receipt.
 
     Raises UnreadableDelivery.
     """
@@ -85,10 +85,12 @@ def domain_event(
     facts["restored"] = restored
     if isinstance(changed, dict) and changed:
         facts["changed"] = scalars.plain(changed, "modifiedFields")
-    return build(facts, dated=dated)
+    if not dated:
+        facts["dated"] = False
+    return build(facts)
 
 
-def build(facts: dict[str, Any], *, dated: bool = True) -> Event:
+def build(facts: dict[str, Any]) -> Event:
     """The event of these fields, under a derived id if they have none.
 
     The readers check what they read, with its path; should the model still find fault, its own path is told.
@@ -98,7 +100,7 @@ def build(facts: dict[str, Any], *, dated: bool = True) -> Event:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise UnreadableDelivery(first["msg"], where=".".join(map(str, first["loc"]))) from None
-    return event.with_derived_id(dated=dated) if event.event_id == NO_ID else event
+    return event.with_derived_id() if event.event_id == NO_ID else event
 
 
 def read_json_member(parent: dict[str, Any], name: str) -> tuple[Any, str]:

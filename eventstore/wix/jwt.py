@@ -18,6 +18,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
+import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -25,6 +26,7 @@ from jwt.algorithms import RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
 from eventstore.errors import InputError, NotGenuine, UnreadableDelivery
+from eventstore.wix.decode import decode
 
 LEEWAY: Final = 30.0
 """Seconds that Wix's clock and ours may differ by."""
@@ -97,11 +99,11 @@ def verify(token: bytes, keys: Iterable[PublicKey]) -> tuple[dict[str, Any], Pub
     _check_header(header)
     signature = _decoded(signature_text, "signature")
     # A lenient decoder has many spellings for one signature; only one is the token that Wix sent.
-    if b64encode(signature, altchars=b"-_").rstrip(b"=") != signature_text:
+    if _plain_base64(signature) != signature_text:
         raise NotGenuine("the signature is not in plain base64url; bytes were added or changed", "signature")
     for key in keys:
         if _RS256.verify(signed, key.key, signature):
-            return _claims(payload), key
+            return _json_object(payload, "payload"), key
     raise NotGenuine("no active key of a registered app has signed this webhook (`eventstore app list`)", "signature")
 
 
@@ -116,7 +118,7 @@ def unverified(token: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises UnreadableDelivery.
     """
     header, _, rest = token.partition(b".")
-    return _json_object(_decoded(header, "header"), "header"), _claims(rest.partition(b".")[0])
+    return _json_object(header, "header"), _json_object(rest.partition(b".")[0], "payload")
 
 
 def issued_at(claims: dict[str, Any]) -> float | None:
@@ -155,15 +157,41 @@ def _seconds(claims: dict[str, Any], name: str) -> float | None:
 @lru_cache(maxsize=64)
 def _check_header(segment: bytes) -> None:
     """Wix's headers are few, so that one seen before need not be read again."""
-    header = _json_object(_decoded(segment[:_MAX_HEADER], "header"), "header")
+    if len(segment) > _MAX_HEADER:
+        raise _malformed(f"its header is longer than {_MAX_HEADER} bytes")
+    header = _json_object(segment, "header")
     if header.get("alg") != "RS256":
         raise NotGenuine("the webhook is not signed with RS256, the one algorithm that Wix uses", "algorithm")
     if meant := _NEVER_MEANT & header.keys():
         raise NotGenuine(f"the webhook's header has {min(meant)}, which Wix's have not", "algorithm")
 
 
-def _claims(payload: bytes) -> dict[str, Any]:
-    return _json_object(_decoded(payload, "payload"), "payload")
+def _json_object(segment: bytes, name: str) -> dict[str, Any]:
+    """The JSON object in a part of the token, by the rules of every other delivery, and each name in it once."""
+    text = _decoded(segment, name)
+    # Of a lenient decoder's many spellings only one is the one that was meant.
+    if _plain_base64(text) != segment:
+        raise _malformed(f"its {name} is not in plain base64url")
+    try:
+        found = decode(text)
+        # What is written back as it was read says each thing once, and needs no second, slower look.
+        if orjson.dumps(found) != text:
+            json.loads(text, object_pairs_hook=_each_once)
+    except (UnreadableDelivery, ValueError, RecursionError) as error:
+        _require_times(text)
+        raise _malformed(f"its {name} is not a JSON object that says each thing once") from error
+    return found
+
+
+def _require_times(text: bytes) -> None:
+    """Of an object that cannot be read for a number that no one can hold, say so if that is one of its times."""
+    try:
+        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return
+    for name in ("exp", "nbf", "iat"):
+        if isinstance(found, dict):
+            _seconds(found, name)
 
 
 def _decoded(segment: bytes, name: str) -> bytes:
@@ -173,14 +201,8 @@ def _decoded(segment: bytes, name: str) -> bytes:
         raise _malformed(f"its {name} is not base64url") from error
 
 
-def _json_object(text: bytes, name: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"its {name} is not a JSON object that says each thing once") from error
-    if not isinstance(found, dict):
-        raise _malformed(f"its {name} is not a JSON object")
-    return found
+def _plain_base64(raw: bytes) -> bytes:
+    return b64encode(raw, altchars=b"-_").rstrip(b"=")
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -31,7 +31,17 @@ from eventstore.log.append import KnownEvent
 from eventstore.log.records import prepare
 from tests.histories import contradicted, events, retold
 
-HOW_IT_WAS_TOLD = ["source", "site_id", "sequence", "restored", "originated_from", "actor", "account", "changed"]
+HOW_IT_WAS_TOLD = [
+    "source",
+    "site_id",
+    "dated",
+    "sequence",
+    "restored",
+    "originated_from",
+    "actor",
+    "account",
+    "changed",
+]
 few = settings(max_examples=30)
 
 FREE = Discount(type=DiscountType.FREE_SHIPPING)
@@ -191,7 +201,37 @@ def test_the_content_is_the_payload_without_how_it_was_told(event: Event) -> Non
     document = json.loads(event.encode()[0])
     for name in HOW_IT_WAS_TOLD:
         document.pop(name, None)
+    for part in (document, document.get("coupon", {}), document.get("loyalty", {})):
+        for name in {"event_time", "start_time", "expiration_time", "created_at", "updated_at"} & part.keys():
+            time = datetime.fromisoformat(part[name])
+            cut = time.replace(microsecond=time.microsecond // 1000 * 1000)
+            part[name] = cut.isoformat().replace("+00:00", "Z")
     assert json.loads(event.content_json()) == document
+
+
+def test_times_are_compared_to_the_millisecond_and_kept_to_the_microsecond() -> None:
+    fine, next_one = (datetime(2026, 9, 1, 12, 0, 0, micros, tzinfo=UTC) for micros in (123_456, 124_000))
+    coupon = Coupon(discount=FREE, start_time=fine, expiration_time=fine, created_at=fine)
+    told = an_event(event_time=fine, coupon=coupon, loyalty=Loyalty(created_at=fine, updated_at=fine))
+    cut = json.loads(told.encode()[0].replace(b".123456Z", b".123Z"))
+    assert Event.model_validate(cut) != told
+    assert Event.model_validate(cut).encode()[1] == told.encode()[1]
+    assert Event.from_payload(told.encode()[0]) == told
+    for name, part in {
+        "event_time": next_one,
+        "coupon": coupon.model_copy(update={"start_time": next_one}),
+        "loyalty": Loyalty(created_at=fine, updated_at=next_one),
+    }.items():
+        assert told.model_copy(update={name: part}).encode()[1] != told.encode()[1]
+
+
+def test_an_event_that_only_its_receipt_dates_is_the_same_whenever_it_is_received() -> None:
+    times = [datetime(2026, 9, day, tzinfo=UTC) for day in (1, 2)]
+    first, second = (an_event(event_time=time, dated=False).with_derived_id() for time in times)
+    assert (first.event_id, first.encode()[1]) == (second.event_id, second.encode()[1])
+    assert first.event_time != second.event_time
+    dated, _ = (an_event(event_time=time).with_derived_id() for time in times)
+    assert dated.event_id != first.event_id
 
 
 @few
