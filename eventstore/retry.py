@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from eventstore.errors import EventStoreError, InputError, StoreUnavailable
 from eventstore.event import Event
 from eventstore.log.append import AppendStatements, KnownEvent
 from eventstore.log.engine import writing
-from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, prepare
+from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, delivered, prepare
 from eventstore.log.tables import quarantine
 from eventstore.quarantine import (
     kept_entry,
@@ -161,9 +160,8 @@ def _told_before(entry: Prepared | Rejected, known: _Known) -> Outcome | None:
 
 def _derived(entry: Prepared | Rejected) -> Prepared:
     assert isinstance(entry, Prepared)
-    original = None if entry.original is None else zlib.decompress(entry.original)
     event = Event.from_payload(entry.payload).with_derived_id()
-    return prepare(event, original, handler=entry.handler, headers=entry.headers)
+    return prepare(event, delivered(entry), handler=entry.handler, headers=entry.headers)
 
 
 def _told(outcomes: Sequence[Outcome]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Engine
@@ -26,7 +26,7 @@ from eventstore.wix.jwt import PublicKey, read_public_key
 UNKNOWN_SITE = "unknown"
 """Where quarantine files a genuine webhook that does not say of which instance it is."""
 FRESH_SECONDS = 5.0
-"""How old what is known of the apps may be: also how long a running server goes on after an app was removed."""
+"""How old what a server knows of the apps, and of tokens, may be: also how long one that was removed may still work."""
 RELOAD_SECONDS = 1.0
 """How old it must be for an unknown key or instance to have it read again, so that forgeries do not keep the database busy."""
 
@@ -51,6 +51,8 @@ class Registry:
     def __init__(self, found: Iterable[WixApp], *, at: datetime | None = None) -> None:
         self._at = at
         self._keys: list[tuple[PublicKey, AppKey, WixApp]] = []
+        self._active: list[tuple[PublicKey, AppKey, WixApp]] = []
+        self._active_until: datetime | None = datetime.min.replace(tzinfo=UTC)
         self._owner: dict[str, WixApp] = {}
         moment = at or now()
         for app in found:
@@ -60,7 +62,7 @@ class Registry:
     def verify(self, token: bytes) -> Signed:
         """The signed token. Raises UnreadableDelivery (malformed) and NotGenuine."""
         moment = self._at or now()
-        active = [(public, key, app) for public, key, app in self._keys if key.valid_at(moment)]
+        active = self._active_at(moment)
         if not active:
             raise NotGenuine("no app is registered: `eventstore app add --name … --key-file …`", "no_app")
         claims, signer = jwt.verify(token, [public for public, _, _ in active])
@@ -68,6 +70,13 @@ class Registry:
         claims = wix.open_claims(claims)
         key, app = next((key, app) for public, key, app in active if public is signer)
         return Signed(token, claims, wix.site_of(claims), app, key)
+
+    def _active_at(self, moment: datetime) -> list[tuple[PublicKey, AppKey, WixApp]]:
+        """The keys that are valid then: the same until the next of them is retired."""
+        if self._active_until is not None and moment >= self._active_until:
+            self._active = [each for each in self._keys if each[1].valid_at(moment)]
+            self._active_until = min((key.retired_at for _, key, _ in self._active if key.retired_at), default=None)
+        return self._active
 
     def admits(self, signed: Signed) -> bool:
         """Whether the webhook may speak for its instance; False: the instance is new, and its app accepts new ones.
@@ -159,7 +168,7 @@ def entries(
         return [
             Rejected.of(error, site_id=site_id, route=Source.REST, handler=None, body=signed.token, headers=headers)
         ]
-    return [prepare(event, signed.token, headers=headers)]
+    return [prepare(event, signed.token, headers=headers, unfinished=True)]
 
 
 def reread(engine: Engine, token: bytes, at: datetime) -> list[Prepared | Rejected]:

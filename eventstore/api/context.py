@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar, TypeVarTuple
 
@@ -15,16 +14,21 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
+from starlette.requests import ClientDisconnect
 
 from eventstore import access
 from eventstore.access import Scope, Token
 from eventstore.api.appender import Appender
 from eventstore.config import Settings
-from eventstore.errors import DeliveryTooLarge, NotAuthenticated, StoreUnavailable, TooManyFailures
+from eventstore.errors import DeliveryTooLarge, NotAuthenticated, TooManyFailures
 from eventstore.store import EventStore
+from eventstore.webhooks import FRESH_SECONDS
 
-TOKEN_CACHE_SECONDS = 5.0
-"""How long the tokens are known without asking the database: also how long a revoked one may still work."""
+WEBHOOK_SECONDS = 1.1
+"""How long a webhook waits for its commit. Wix gives 1250 ms and then comes again; so does it after a 503, but knowing why."""
+RELAY_SECONDS = 3.0
+"""How long a relayed event waits for its commit: the relay gives an attempt 3.5 seconds, and then knows nothing."""
+AHEAD_SECONDS = 2.0
 KEPT_HEADERS = frozenset(
     (b"content-type", b"date", b"traceparent", b"user-agent", b"x-request-id", b"x-wix-request-id")
 )
@@ -42,6 +46,49 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 
+class Refresher:
+    """Reads something of the database again, once at a time: who asks for it meanwhile waits for the reading under way.
+
+    Up to AHEAD_SECONDS before it is due it is read in the background, so that under load nobody waits for it.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[None]], limit: float) -> None:
+        self._read = read
+        self._limit = limit
+        self._done_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether `require` has anything to do."""
+        return time.monotonic() - self._done_at > self._limit - AHEAD_SECONDS
+
+    async def require(self, age: float | None = None) -> None:
+        """Have it read again if it is older than `age` (default: the limit), in seconds."""
+        now = time.monotonic()
+        if now - self._done_at > (self._limit if age is None else age):
+            await asyncio.shield(self._start())
+        elif now - self._done_at > self._limit - AHEAD_SECONDS:
+            self._start()
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._run())
+            self._reading.add_done_callback(_retrieve)
+        return self._reading
+
+    async def _run(self) -> None:
+        started = time.monotonic()
+        await self._read()
+        self._done_at = started
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    # A failure in the background is told to the one who must have it read; here it is only taken note of.
+    if not task.cancelled():
+        task.exception()
+
+
 @dataclass
 class Context:
     """The state of one app."""
@@ -51,20 +98,20 @@ class Context:
 
     def __post_init__(self) -> None:
         self.failures = Failures(self.settings.auth_failures_per_minute)
-        self.appender = Appender(self.store)
+        self.webhooks = Appender(self.store, WEBHOOK_SECONDS)
+        self.relays = Appender(self.store, RELAY_SECONDS)
         self.batches = CapacityLimiter(BATCHES_AT_ONCE)
-        self._quick = CapacityLimiter(QUICK_THREADS)
+        self.apps = Refresher(self._read_apps, FRESH_SECONDS)
         self._tokens: dict[bytes, Token] = {}
-        self._tokens_until = float("-inf")
-        self._reading = asyncio.Lock()
+        self._fresh_tokens = Refresher(self._read_tokens, FRESH_SECONDS)
+        self._quick = CapacityLimiter(QUICK_THREADS)
 
     async def authenticate(self, secret: str, address: str) -> Token:
         """The token of this secret. Raises NotAuthenticated, and TooManyFailures if the address has guessed too often.
 
         A good token is known from memory, so that the failures of others at its address never have it refused.
         """
-        if time.monotonic() > self._tokens_until:
-            await self._read_tokens()
+        await self._fresh_tokens.require()
         # Never the secret itself is compared, only its hash: how long that takes tells nothing about a token.
         digest = access.digest(secret)
         token = self._tokens.get(digest)
@@ -82,17 +129,11 @@ class Context:
         """Call what asks the database who is there, in one of the threads kept for that."""
         return await to_thread.run_sync(function, *arguments, limiter=self._quick, abandon_on_cancel=True)
 
-    async def refresh_apps(self, *, doubted: bool) -> None:
-        """Read the registered apps again: one request does, those that come meanwhile wait for it."""
-        async with self._reading:
-            if self.store.webhooks.needs_refresh(doubted=doubted):
-                await self.quickly(self.store.webhooks.refresh)
+    async def _read_apps(self) -> None:
+        await self.quickly(self.store.webhooks.refresh)
 
     async def _read_tokens(self) -> None:
-        async with self._reading:
-            if time.monotonic() > self._tokens_until:
-                self._tokens = await self.quickly(access.live_tokens, self.store.engine)
-                self._tokens_until = time.monotonic() + TOKEN_CACHE_SECONDS
+        self._tokens = await self.quickly(access.live_tokens, self.store.engine)
 
 
 class Failures:
@@ -167,30 +208,23 @@ Ingester = Annotated[Token, Depends(_may_ingest)]
 Reader = Annotated[Token, Depends(_may_read)]
 
 
-@asynccontextmanager
-async def in_time(seconds: float) -> AsyncIterator[None]:
-    """Raises StoreUnavailable if the block takes longer: the sender hears it before it stops listening."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise StoreUnavailable(
-            "the event was not durable in time; send it again, it is not kept twice", retry_after=5.0
-        ) from error
-
-
 async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises DeliveryTooLarge when it is over `limit` bytes."""
     parts = []
     size = 0
-    async for part in request.stream():
+    more = True
+    while more and size <= limit * DRAIN_FACTOR:
+        # Not request.stream(): most bodies are one message, and that asks three times more for each.
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
+        more = message.get("more_body", False)
         size += len(part)
         if size <= limit:
             parts.append(part)
-        elif size > limit * DRAIN_FACTOR:
-            break
     if size > limit:
         raise DeliveryTooLarge(
             f"the body is over the limit of {limit} bytes; the setting max_body_bytes (EVENTSTORE_MAX_BODY_BYTES) raises it"
         )
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)

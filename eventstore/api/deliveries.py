@@ -12,7 +12,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from eventstore.api.answers import EventAnswer, event_response, line_answer
-from eventstore.api.context import Context, Here, Ingester, in_time, kept_headers, read_body
+from eventstore.api.context import Context, Here, Ingester, kept_headers, read_body
 from eventstore.api.problems import PROBLEM, REFUSALS, problem
 from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnknownHandler, reason_of
 from eventstore.event import Source
@@ -21,8 +21,6 @@ from eventstore.wix import HANDLERS
 
 router = APIRouter(tags=["ingestion"])
 
-ANSWER_SECONDS = 3.0
-"""How long a relayed event waits for its commit: the relay gives an attempt 3.5 seconds, and then knows nothing."""
 SPOOL_MEMORY = 4 * 1024 * 1024
 """Bytes of a batch kept in memory; the rest waits in a temporary file."""
 ANSWER_BYTES = 64 * 1024
@@ -72,8 +70,7 @@ async def sdk(request: Request, here: Here, token: Ingester) -> Response:
 
 async def _append(here: Context, body: bytes, how: Route, token: Ingester) -> Response:
     entries = read_delivery(body, how, lambda named: token.site_for(named, here.settings.site), may_wrap=False)
-    async with in_time(ANSWER_SECONDS):
-        return event_response(await here.appender.append(entries))
+    return event_response(await here.relays.append(entries))
 
 
 @router.post(

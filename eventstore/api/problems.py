@@ -135,6 +135,15 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+async def answer(request: Request, error: Exception) -> JSONResponse:
+    """What the handlers here answer to an error, for a route that is called without the app's own layers around it."""
+    if isinstance(error, EventStoreError):
+        return await _ours(request, error)
+    if isinstance(error, ClientDisconnect):
+        return await _gone(request, error)
+    return await _database(request, error)
+
+
 async def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EventStoreError)
     headers = {}

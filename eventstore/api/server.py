@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from eventstore.api.app import create_app
+from eventstore.api.shortcut import Shortcut
 from eventstore.config import Settings
 from eventstore.errors import InputError
 from eventstore.store import EventStore
@@ -35,7 +36,7 @@ def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], No
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     config = uvicorn.Config(
-        create_app(store, settings),
+        Shortcut(create_app(store, settings)),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -10,14 +10,14 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from eventstore.api.answers import EventAnswer, event_response
-from eventstore.api.context import Context, address_of, context, in_time, kept_headers, read_body
+from eventstore.api.appender import in_time
+from eventstore.api.context import WEBHOOK_SECONDS, Context, address_of, context, kept_headers, read_body
 from eventstore.api.deliveries import RESPONSES
 from eventstore.api.problems import PROBLEM
 from eventstore.errors import NotGenuine, UnknownInstance
-from eventstore.webhooks import Signed, entries
+from eventstore.webhooks import RELOAD_SECONDS, Signed, entries
 
-ANSWER_SECONDS = 1.1
-"""How long a webhook waits for its commit. Wix gives 1250 ms and then comes again; so does it after a 503, but knowing why."""
+PATH = "/v1/webhooks/wix"
 _BODY = {"requestBody": {"required": True, "content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
@@ -34,7 +34,7 @@ router = APIRouter(tags=["ingestion"], route_class=_Direct)
 
 
 @router.post(
-    "/v1/webhooks/wix",
+    PATH,
     response_model=EventAnswer,
     responses={
         **{status: told for status, told in RESPONSES.items() if status != 422},
@@ -52,22 +52,19 @@ async def wix(request: Request) -> Response:
     """
     here = await context(request)
     token = await read_body(request, here.settings.max_body_bytes)
-    async with in_time(ANSWER_SECONDS):
-        signed = await _verified(here, token, address_of(request))
-        return event_response(await here.appender.append(entries(signed, headers=kept_headers(request))))
+    signed = await _verified(here, token, address_of(request))
+    return event_response(await here.webhooks.append(entries(signed, headers=kept_headers(request))))
 
 
 async def _verified(here: Context, token: bytes, address: str) -> Signed:
     webhooks = here.store.webhooks
-    if webhooks.needs_refresh():
-        await here.refresh_apps(doubted=False)
+    if here.apps.due:
+        await in_time(here.apps.require(), WEBHOOK_SECONDS)
     try:
         try:
             signed, known = webhooks.verify(token)
         except (NotGenuine, UnknownInstance):
-            if not webhooks.needs_refresh(doubted=True):
-                raise
-            await here.refresh_apps(doubted=True)
+            await in_time(here.apps.require(RELOAD_SECONDS), WEBHOOK_SECONDS)
             signed, known = webhooks.verify(token)
     except NotGenuine:
         # Looked at all the same: a genuine webhook is never refused for what others at its address have sent.
@@ -75,5 +72,5 @@ async def _verified(here: Context, token: bytes, address: str) -> Signed:
         here.failures.note(address)
         raise
     if not known:
-        await here.quickly(webhooks.admit, signed)
+        await in_time(here.quickly(webhooks.admit, signed), WEBHOOK_SECONDS)
     return signed

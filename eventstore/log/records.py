@@ -20,7 +20,7 @@ COMPRESSION_LEVEL = 1
 COMPRESSION_WINDOW = 13
 COMPRESSION_MEMORY = 7
 """zlib's window (as a power of two) and memory level. At its defaults it takes and clears a quarter of a megabyte for each
-delivery of a kilobyte or two, which costs three to six times what the compression does."""
+delivery of a kilobyte or two, which costs several times what the compression does."""
 
 
 class OutcomeKind(StrEnum):
@@ -47,7 +47,10 @@ class Outcome(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """An event made ready for the writer: everything that needs no lock, computed in the caller's thread."""
+    """An event made ready for the writer: everything that needs no lock, computed in the caller's thread.
+
+    `original` is compressed, unless `stored_hashes` is empty: then both are left to the writer (`finish`).
+    """
 
     site_id: str
     event_id: str
@@ -99,13 +102,15 @@ def prepare(
     *,
     handler: str | None = None,
     headers: dict[str, str] | None = None,
+    unfinished: bool = False,
 ) -> Prepared:
     """Encode, hash and compress an event for `Writer.submit`. `original` is the delivery's exact bytes.
 
-    `handler` and `headers` are kept only should the event turn out to be in conflict.
+    `handler` and `headers` are kept only should the event turn out to be in conflict. `unfinished` leaves the compression to
+    the writer's thread: for callers in an event loop, whose time is everybody's.
     """
     payload, content_hash = event.encode()
-    compressed = None if original is None else compress(original)
+    compressed = original if original is None or unfinished else compress(original)
     return Prepared(
         event.site_id,
         event.event_id,
@@ -119,10 +124,25 @@ def prepare(
         payload,
         compressed,
         content_hash,
-        stored_hashes(payload, compressed),
+        b"" if unfinished else stored_hashes(payload, compressed),
         handler,
         headers,
     )
+
+
+def finish(entry: Prepared) -> Prepared:
+    """The entry as it is stored: what `prepare` left is done."""
+    if entry.stored_hashes:
+        return entry
+    compressed = None if entry.original is None else compress(entry.original)
+    return entry._replace(original=compressed, stored_hashes=stored_hashes(entry.payload, compressed))
+
+
+def delivered(entry: Prepared) -> bytes | None:
+    """The exact bytes that the event was delivered as; None for one built in Python."""
+    if entry.original is None or not entry.stored_hashes:
+        return entry.original
+    return zlib.decompress(entry.original)
 
 
 def compress(original: bytes) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -25,15 +24,17 @@ from eventstore.log.append import AppendStatements, KnownEvent
 from eventstore.log.counts import Counted, day_of
 from eventstore.log.engine import write_turn, writing
 from eventstore.log.leaf import leaf_hash
-from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash
+from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash, delivered, finish
 from eventstore.log.types import from_micros
 
 BATCH_EVENTS = 2_000
 """Events in one transaction at most: far past the point where the commit's cost is spread, short enough (about 0.1 s) to keep
 the lock from others."""
-BATCH_AGE = 0.002
-"""Seconds to wait for as many callers as came last time. Callers answered together come back together; without the wait the
-first of them would be committed alone. A lone caller never waits."""
+BATCH_PAUSE = 0.001
+"""Seconds after which the writer looks whether more callers have come; while they do, it waits on. Callers answered together
+come back together, and without the wait the first of them would be committed alone. A lone caller never waits."""
+BATCH_AGE = 0.015
+"""Seconds that it waits at most for more callers: a commit costs its time, and the interpreter's, whatever it holds."""
 QUEUE_EVENTS = 20_000
 """Events waiting at most, about two seconds of work; past that, callers are told to come again (`StoreUnavailable`)."""
 QUEUE_BYTES = 256 * 1024 * 1024
@@ -74,6 +75,7 @@ class Writer:
         on_commit: Callable[[int], None] | None = None,
         batch_events: int = BATCH_EVENTS,
         batch_age: float = BATCH_AGE,
+        batch_pause: float = BATCH_PAUSE,
         queue_events: int = QUEUE_EVENTS,
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
@@ -82,6 +84,7 @@ class Writer:
         self._on_commit = on_commit
         self._batch_events = batch_events
         self._batch_age = batch_age
+        self._batch_pause = batch_pause
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
         self._waiting: deque[_Request] = deque()
@@ -89,6 +92,7 @@ class Writer:
         self._waiting_bytes = 0
         self._changed = threading.Condition()
         self._closing = False
+        self._idle = False
         self._thread: threading.Thread | None = None
 
     def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
@@ -116,7 +120,8 @@ class Writer:
             self._waiting.append(request)
             self._waiting_events += len(entries)
             self._waiting_bytes += request.size
-            self._changed.notify()
+            if self._idle:
+                self._changed.notify()
         return request.future
 
     @property
@@ -152,13 +157,12 @@ class Writer:
         """The next batch: everything that waits, up to the limits; [] when closed and drained."""
         with self._changed:
             while not self._waiting and not self._closing:
+                self._idle = True
                 self._changed.wait()
-            if expected > 1 and not self._closing:
-                deadline = time.monotonic() + self._batch_age
-                while len(self._waiting) < expected and self._waiting_events < self._batch_events:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not self._changed.wait(left):
-                        break
+            self._idle = False
+        if expected > 1 or len(self._waiting) > 1:
+            self._let_gather()
+        with self._changed:
             batch: list[_Request] = []
             events = 0
             while self._waiting and (not batch or events + len(self._waiting[0].entries) <= self._batch_events):
@@ -169,9 +173,24 @@ class Writer:
                 batch.append(request)
             return batch
 
+    def _let_gather(self) -> None:
+        """Wait while callers keep coming. Asleep, not on the condition: each of them would wake the thread for nothing."""
+        deadline = time.monotonic() + self._batch_age
+        seen = 0
+        while seen < len(self._waiting) and self._waiting_events < self._batch_events and not self._closing:
+            seen = len(self._waiting)
+            if time.monotonic() > deadline:
+                return
+            time.sleep(self._batch_pause)
+
     def _write(self, batch: list[_Request]) -> None:
         try:
-            outcomes, position = self._commit_with_retries([entry for request in batch for entry in request.entries])
+            entries = [
+                finish(entry) if isinstance(entry, Prepared) else entry
+                for request in batch
+                for entry in request.entries
+            ]
+            outcomes, position = self._commit_with_retries(entries)
         except StoreUnavailable as error:
             for request in batch:
                 request.future.set_exception(error)
@@ -206,7 +225,7 @@ class Writer:
 
     def _write_alone(self, entry: Entry) -> Outcome:
         try:
-            outcomes, position = self._commit_with_retries([entry])
+            outcomes, position = self._commit_with_retries([finish(entry) if isinstance(entry, Prepared) else entry])
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the database says against this entry, the next may be good
@@ -323,7 +342,8 @@ class Writer:
 
 def _evidence(entry: Prepared, reason: str) -> Rejected:
     """What quarantine holds of an event that cannot go into the log: the bytes it was delivered as, else its payload."""
-    body = entry.payload if entry.original is None else zlib.decompress(entry.original)
+    original = delivered(entry)
+    body = entry.payload if original is None else original
     return Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body, entry.headers)
 
 

@@ -49,6 +49,7 @@ class ModelSession:
         *,
         memory_limit: str = MEMORY_LIMIT,
         temp_directory: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.models = tuple(projections() if models is None else models)
         self.connection = duckdb.connect(":memory:")
@@ -56,8 +57,11 @@ class ModelSession:
         self.connection.execute(f"SET memory_limit = '{memory_limit}'")
         self.connection.execute("SET preserve_insertion_order = false")
         self.connection.execute("SET enable_progress_bar = false")
+        if threads is not None:
+            self.connection.execute(f"SET threads = {threads}")
         if temp_directory is not None:
             self.connection.execute("SET temp_directory = ?", [temp_directory])
+        self._types: dict[str, dict[str, str]] = {}
         self._make_empty_tables()
 
     def close(self) -> None:
@@ -116,6 +120,12 @@ class ModelSession:
         self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {merged} AS {model.merge}")
         self.connection.execute(f"TRUNCATE {partial}")
 
+    def clear(self, model: Projection) -> None:
+        """Leave `<name>__merged` and `<name>__before` empty: no fact touches the model."""
+        merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
+        self.connection.execute(f"TRUNCATE {merged}")
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {before} AS FROM {merged}")
+
     def keys(self, relation: str, key: Sequence[str]) -> list[tuple[Any, ...]]:
         """The distinct keys in a relation of this session."""
         names = ", ".join(quoted(name) for name in key)
@@ -123,7 +133,7 @@ class ModelSession:
 
     def put(self, name: str, columns: Sequence[ProjectionColumn], rows: Sequence[Sequence[Any]], like: str) -> None:
         """Make the temporary table `name` of rows in the store's encodings, typed as the relation `like`."""
-        types = dict(self.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {like})").fetchall())
+        types = self._types_of(like)
         table = rows_to_batch(rows, stored_schema(columns))
         wanted = [column for column in columns if column.name in types]
         select = ", ".join(f"{decode_column(column, types[column.name])} AS {quoted(column.name)}" for column in wanted)
@@ -132,6 +142,13 @@ class ModelSession:
             self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS SELECT {select} FROM __incoming")
         finally:
             self.connection.unregister("__incoming")
+
+    def _types_of(self, relation: str) -> dict[str, str]:
+        """The types of a relation's columns, which never change."""
+        if relation not in self._types:
+            found = self.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {relation})").fetchall()
+            self._types[relation] = dict(found)
+        return self._types[relation]
 
     def add_partial(self, model: Projection, relation: str) -> None:
         """Add merged rows of the model (in `relation`) to its partial rows: they are partial rows themselves."""

@@ -29,10 +29,10 @@ STEP_EVENTS = 5_000
 """Events in one step: a fraction of a second of work, so that readers see progress and memory stays small."""
 POLL_SECONDS = 0.25
 """How often the runner looks for events that another process appended; its own process wakes it at once."""
-REST = 3.0
+REST = 2.0
 """How many times as long as a step took the runner rests after it. A step costs much the same for one event as for a hundred,
 so that without rest it would take a third of the machine from those who append."""
-REST_SECONDS = 0.5
+REST_SECONDS = 1.0
 """The longest rest. Whoever waits for a position ends it at once."""
 BACK_OFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
 """Waits after a failed step, the last one repeated."""
@@ -142,7 +142,8 @@ class Runner:
         ahead = [position for position in at.values() if position > start]
         until = min([start + STEP_EVENTS, head, *ahead])
         if self._session is None:
-            self._session = ModelSession()
+            # A step is too small to be shared out, and those who append need the other cores.
+            self._session = ModelSession(threads=1)
         with arrow.event_batches(self._engine, after=start, until=until) as batch:
             facts = batch.read_all()
         try:
@@ -187,6 +188,9 @@ def _merge_facts(session: ModelSession, connection: Connection, model: Projectio
     """Leave in `<name>__merged` the rows of every key that the facts touch, and in `<name>__before` what they were."""
     session.lift(model)
     keys = session.keys(quoted(f"{model.name}__partial"), model.key)
+    if not keys:
+        session.clear(model)
+        return
     before = tables.current_rows(connection, model, model.key, keys)
     session.put(f"{model.name}__before", model.columns, before, like=quoted(f"{model.name}__merged"))
     session.add_partial(model, quoted(f"{model.name}__before"))
