@@ -11,7 +11,7 @@ from hashlib import sha256
 from sqlalchemy import Engine, func, insert, select, update
 
 from eventstore.errors import InputError, NotAllowed, NotFound
-from eventstore.log.engine import writing
+from eventstore.log.engine import write_transaction
 from eventstore.log.records import now
 from eventstore.log.tables import api_tokens
 
@@ -76,19 +76,17 @@ def create_token(engine: Engine, *, name: str, site_id: str | None, scopes: froz
         raise InputError("a token needs at least one scope")
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
     token = Token("tok_" + secrets.token_hex(6), name, site_id, scopes, now())
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            connection.execute(
-                insert(api_tokens).values(
-                    token_id=token.token_id,
-                    token_hash=digest(secret),
-                    name=name,
-                    site_id=site_id,
-                    scopes=",".join(sorted(scopes)),
-                    created_at=token.created_at,
-                )
+    with write_transaction(engine) as connection:
+        connection.execute(
+            insert(api_tokens).values(
+                token_id=token.token_id,
+                token_hash=digest(secret),
+                name=name,
+                site_id=site_id,
+                scopes=",".join(sorted(scopes)),
+                created_at=token.created_at,
             )
+        )
     return secret, token
 
 
@@ -122,16 +120,14 @@ def count_tokens(engine: Engine) -> int:
 
 def revoke_token(engine: Engine, token_id: str) -> None:
     """End a token. Raises NotFound."""
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            done = connection.execute(
-                update(api_tokens)
-                .where(api_tokens.c.token_id == token_id, api_tokens.c.revoked_at.is_(None))
-                .values(revoked_at=now())
-            )
-            if done.rowcount == 0:
-                raise NotFound(f"there is no live token {token_id!r}; `eventstore token list` shows them")
+    with write_transaction(engine) as connection:
+        done = connection.execute(
+            update(api_tokens)
+            .where(api_tokens.c.token_id == token_id, api_tokens.c.revoked_at.is_(None))
+            .values(revoked_at=now())
+        )
+        if done.rowcount == 0:
+            raise NotFound(f"there is no live token {token_id!r}; `eventstore token list` shows them")
 
 
 _COLUMNS = (

@@ -15,13 +15,16 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 
 from eventstore.config import AppSettings
 from eventstore.errors import InputError, NotFound
-from eventstore.log.engine import writing
+from eventstore.log.engine import write_transaction
 from eventstore.log.records import now
 from eventstore.log.tables import wix_app_instances, wix_app_keys, wix_apps
 from eventstore.wix.jwt import PublicKey, read_public_key
 
 GRACE = timedelta(hours=48)
 """How long a key that was rotated out is still accepted: Wix repeats a delivery for 47 hours and 11 minutes."""
+SLACK = timedelta(minutes=1)
+"""What the clocks of two machines may differ by, with the time from a webhook's arrival to its commit, when it is asked later
+which key was valid then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,13 @@ class AppKey:
     added_at: datetime
     retired_at: datetime | None = None
 
+    def live(self, moment: datetime) -> bool:
+        """Whether it is in use, now that it is this moment. When it was added is no matter: clocks of machines differ."""
+        return self.retired_at is None or moment < self.retired_at
+
     def valid_at(self, moment: datetime) -> bool:
-        """Whether webhooks received at this moment are verified with it."""
-        return self.added_at <= moment and (self.retired_at is None or moment < self.retired_at)
+        """Whether webhooks that were received about this moment were verified with it."""
+        return self.added_at <= moment + SLACK and (self.retired_at is None or moment < self.retired_at + SLACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,8 @@ class AppInstance:
     removed_at: datetime | None = None
 
     def valid_at(self, moment: datetime) -> bool:
-        """Whether webhooks received at this moment may speak for it."""
-        return self.added_at <= moment and (self.removed_at is None or moment < self.removed_at)
+        """Whether webhooks that were received about this moment could speak for it."""
+        return self.added_at <= moment + SLACK and (self.removed_at is None or moment < self.removed_at + SLACK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,79 +95,70 @@ def add_app(
     _require_name(name)
     public = None if key is None else read_public_key(key)
     given = {_instance(each): False for each in instances} | {_instance(each): True for each in test_instances}
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            _take_turn(connection)
-            moment = now()
-            apps = _apps(connection)
-            app = next((each for each in apps if each.name == name), None)
-            if app is None:
-                if public is None:
-                    raise InputError(f"there is no app {name!r} yet: give its public key (--key-file)")
-                app_id = _insert_app(connection, name, moment)
-                _insert_key(connection, apps, app_id, public, moment)
-            else:
-                app_id = app.app_id
-                if public is not None and all(
-                    public.key_id != each.key_id for each in app.keys if each.valid_at(moment)
-                ):
-                    raise InputError(
-                        f"the app {name} has another key: `eventstore app rotate --name {name}` changes it"
-                    )
-            if accept_new_instances is not None:
-                connection.execute(
-                    update(wix_apps)
-                    .where(wix_apps.c.app_id == app_id)
-                    .values(accept_new_instances=accept_new_instances)
-                )
-            for instance_id, test in given.items():
-                _insert_instance(connection, app_id, instance_id, test, moment)
-            return _one(_apps(connection), name)
+    with write_transaction(engine) as connection:
+        _take_turn(connection)
+        moment = now()
+        apps = _apps(connection)
+        app = next((each for each in apps if each.name == name), None)
+        if app is None:
+            if public is None:
+                raise InputError(f"there is no app {name!r} yet: give its public key (--key-file)")
+            app_id = _insert_app(connection, name, moment)
+            _insert_key(connection, apps, app_id, public, moment)
+        else:
+            app_id = app.app_id
+            if public is not None and all(public.key_id != each.key_id for each in app.keys if each.live(moment)):
+                raise InputError(f"the app {name} has another key: `eventstore app rotate --name {name}` changes it")
+        if accept_new_instances is not None:
+            connection.execute(
+                update(wix_apps).where(wix_apps.c.app_id == app_id).values(accept_new_instances=accept_new_instances)
+            )
+        for instance_id, test in given.items():
+            _insert_instance(connection, app_id, instance_id, test, moment)
+        return _one(_apps(connection), name)
 
 
 def rotate_key(engine: Engine, *, name: str, key: str, grace: timedelta = GRACE) -> WixApp:
     """Give an app a new key. The keys before it stay valid for `grace` and are kept for ever. Raises InputError, NotFound."""
     public = read_public_key(key)
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            _take_turn(connection)
-            moment = now()
-            apps = _apps(connection)
-            app = _one(apps, name)
-            if any(each.key_id == public.key_id and each.retired_at is None for each in app.keys):
-                raise InputError(f"this is the key that the app {name} has already")
-            _insert_key(connection, apps, app.app_id, public, moment)
-            _retire(connection, app, moment + grace)
-            return _one(_apps(connection), name)
+    with write_transaction(engine) as connection:
+        _take_turn(connection)
+        moment = now()
+        apps = _apps(connection)
+        app = _one(apps, name)
+        if any(each.key_id == public.key_id and each.retired_at is None for each in app.keys):
+            raise InputError(f"this is the key that the app {name} has already")
+        _insert_key(connection, apps, app.app_id, public, moment)
+        _retire(connection, app, moment + grace)
+        return _one(_apps(connection), name)
 
 
 def remove_app(engine: Engine, *, name: str) -> WixApp:
     """Accept nothing more of an app, from now on. Its keys are kept. Raises NotFound."""
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            _take_turn(connection)
-            moment = now()
-            app = _one(_apps(connection), name)
-            _retire(connection, app, moment)
-            connection.execute(
-                update(wix_app_instances)
-                .where(wix_app_instances.c.app_id == app.app_id, wix_app_instances.c.removed_at.is_(None))
-                .values(removed_at=moment)
-            )
-            connection.execute(update(wix_apps).where(wix_apps.c.app_id == app.app_id).values(removed_at=moment))
-            return next(each for each in _apps(connection, removed=True) if each.app_id == app.app_id)
+    with write_transaction(engine) as connection:
+        _take_turn(connection)
+        moment = now()
+        app = _one(_apps(connection), name)
+        _retire(connection, app, moment)
+        connection.execute(
+            update(wix_app_instances)
+            .where(wix_app_instances.c.app_id == app.app_id, wix_app_instances.c.removed_at.is_(None))
+            .values(removed_at=moment)
+        )
+        connection.execute(update(wix_apps).where(wix_apps.c.app_id == app.app_id).values(removed_at=moment))
+        return next(each for each in _apps(connection, removed=True) if each.app_id == app.app_id)
 
 
 def admit_instance(engine: Engine, app_id: str, instance_id: str) -> None:
     """Bind a new instance to an app that accepts new ones; nothing if it is bound already. Raises InputError if to another."""
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            _take_turn(connection)
-            _insert_instance(connection, app_id, instance_id, False, now())
+    with write_transaction(engine) as connection:
+        _take_turn(connection)
+        accepting = select(wix_apps.c.name).where(
+            wix_apps.c.app_id == app_id, wix_apps.c.removed_at.is_(None), wix_apps.c.accept_new_instances
+        )
+        if connection.execute(accepting).scalar() is None:
+            raise InputError("the app accepts no new instances any more")
+        _insert_instance(connection, app_id, instance_id, False, now())
 
 
 def _take_turn(connection: Connection) -> None:
@@ -231,7 +229,7 @@ def _insert_key(
     connection: Connection, apps: Sequence[WixApp], app_id: str, public: PublicKey, moment: datetime
 ) -> None:
     for app in apps:
-        if app.app_id != app_id and any(each.key_id == public.key_id and each.valid_at(moment) for each in app.keys):
+        if app.app_id != app_id and any(each.key_id == public.key_id and each.live(moment) for each in app.keys):
             raise InputError(f"this key belongs to the app {app.name}; each app has a key of its own")
     connection.execute(
         insert(wix_app_keys).values(
@@ -244,7 +242,11 @@ def _insert_instance(connection: Connection, app_id: str, instance_id: str, test
     owners = connection.execute(
         select(wix_apps.c.app_id, wix_apps.c.name)
         .join(wix_app_instances, wix_app_instances.c.app_id == wix_apps.c.app_id)
-        .where(wix_app_instances.c.instance_id == instance_id, wix_app_instances.c.removed_at.is_(None))
+        .where(
+            wix_app_instances.c.instance_id == instance_id,
+            wix_app_instances.c.removed_at.is_(None),
+            wix_apps.c.removed_at.is_(None),
+        )
     )
     for owner, name in owners:
         if owner == app_id:

@@ -33,7 +33,7 @@ class AppSettings(BaseModel):
     key_file: Path | None = Field(None, description="A file that holds it.")
     instances: tuple[str, ...] = ()
     test_instances: tuple[str, ...] = ()
-    accept_new_instances: bool = False
+    accept_new_instances: bool | None = None
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:

@@ -38,6 +38,11 @@ CHUNKS_UNDER_WAY = 4
 UNKNOWN_ROUTE = "unknown"
 """The route of a delivery that neither its door nor its shape tells."""
 
+UNKNOWN_SITE = "unknown"
+"""Where quarantine files a genuine webhook that does not say of which instance it is."""
+OBSERVED_AT = "observed-at"
+"""Under this name quarantine keeps, beside a delivery's headers, when a snapshot was taken, if its bytes do not say so."""
+
 SiteOf = Callable[[str | None], str]
 """Given the site that a body names (or None), the site it is filed under; may raise NotAllowed."""
 
@@ -88,12 +93,15 @@ def _page_entries(parts: list[PagePart], body: bytes, how: Route, site_id: str) 
     """An entry for each coupon of a page, in the page's order: with the page's own bytes if it is the only one, else with
     its part of them as a page that can be read on its own."""
     entries: list[Prepared | Rejected] = []
+    headers = how.headers
+    if how.observed_at is not None:
+        headers = {**(headers or {}), OBSERVED_AT: how.observed_at.isoformat()}
     for coupon, read in parts:
         own = body if len(parts) == 1 else orjson.dumps({"coupons": [coupon]})
         if isinstance(read, UnreadableDelivery):
             entries.append(
                 Rejected.of(
-                    read, site_id=site_id, route=Source.SNAPSHOT, handler=how.handler, body=own, headers=how.headers
+                    read, site_id=site_id, route=Source.SNAPSHOT, handler=how.handler, body=own, headers=headers
                 )
             )
         else:

@@ -17,10 +17,10 @@ from sqlalchemy import Connection, Engine, Select, func, select, update
 from eventstore import wix
 from eventstore.errors import EventStoreError, InputError, NotFound
 from eventstore.event import INT64_MAX, Event
-from eventstore.ingest import UNKNOWN_ROUTE, Route, read_delivery
+from eventstore.ingest import OBSERVED_AT, UNKNOWN_ROUTE, UNKNOWN_SITE, Route, read_delivery
 from eventstore.log import reader
-from eventstore.log.engine import writing
-from eventstore.log.records import OutcomeKind, Prepared, Rejected, now, prepare
+from eventstore.log.engine import write_transaction
+from eventstore.log.records import OutcomeKind, Prepared, Rejected, body_hash, now, prepare
 from eventstore.log.tables import quarantine
 from eventstore.wix.jwt import is_jwt
 
@@ -107,14 +107,12 @@ def resolve_quarantined(engine: Engine, ids: Iterable[int], note: str) -> None:
     Raises NotFound, and InputError for an entry that is resolved already or a note that is no line of text.
     """
     _require_note(note)
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            # In one order everywhere, so that two people never wait for each other's rows.
-            for entry_id in sorted(set(ids)):
-                _entry(connection, entry_id)
-                if not mark_resolved(connection, entry_id, note):
-                    raise InputError(told_resolved(_entry(connection, entry_id)))
+    with write_transaction(engine) as connection:
+        # In one order everywhere, so that two people never wait for each other's rows.
+        for entry_id in sorted(set(ids)):
+            _entry(connection, entry_id)
+            if not mark_resolved(connection, entry_id, note):
+                raise InputError(told_resolved(_entry(connection, entry_id)))
 
 
 # Entries
@@ -167,6 +165,15 @@ def kept_entry(engine: Engine, entry_id: int) -> KeptEntry:
         return KeptEntry(*_row(connection, entry_id, quarantine.c.headers, quarantine.c.body))
 
 
+def first_received(engine: Engine, site_id: str, body: bytes) -> datetime | None:
+    """When a delivery of these bytes was first taken into quarantine, if it ever was."""
+    statement = select(func.min(quarantine.c.received_at)).where(
+        quarantine.c.site_id.in_((site_id, UNKNOWN_SITE)), quarantine.c.body_hash == body_hash(body)
+    )
+    with engine.connect() as connection:
+        return connection.execute(statement).scalar()
+
+
 def require_entries(engine: Engine, ids: Iterable[int]) -> None:
     """Raise NotFound for the first id that no entry has."""
     with engine.connect() as connection:
@@ -214,7 +221,10 @@ def read_again(engine: Engine, kept: KeptEntry) -> list[Prepared | Rejected]:
     # A wrapper that its door did not open names another route or handler than the ones it came by.
     opened = document.get("route") == kept.route and (not isinstance(handler, str) or handler == kept.handler)
     route = None if kept.route == UNKNOWN_ROUTE else kept.route
-    how = Route(route, kept.handler, kept.received_at, kept.headers)
+    observed_at = kept.received_at
+    if kept.headers and OBSERVED_AT in kept.headers:
+        observed_at = datetime.fromisoformat(kept.headers[OBSERVED_AT])
+    how = Route(route, kept.handler, observed_at, kept.headers)
     return read_delivery(kept.body, how, lambda _: kept.site_id, may_wrap=opened)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, func, select
 from eventstore.errors import EventStoreError, InputError, StoreUnavailable
 from eventstore.event import Event
 from eventstore.log.append import AppendStatements, KnownEvent
-from eventstore.log.engine import writing
+from eventstore.log.engine import write_transaction
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, delivered, prepare
 from eventstore.log.tables import quarantine
 from eventstore.quarantine import (
@@ -105,10 +105,8 @@ def _retry(engine: Engine, append: Append, statements: AppendStatements, entry_i
         return Retried(entry_id, True, _why_open(outcomes), tuple(kept_here))
     how = "retried" if all(outcome.event_id in own_ids for outcome in outcomes) else "retried under a derived id"
     resolution = f"{how}: {_told(outcomes)}"
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            done = mark_resolved(connection, entry_id, resolution)
+    with write_transaction(engine) as connection:
+        done = mark_resolved(connection, entry_id, resolution)
     # Someone else was faster: the event was appended once, the entry resolved once, and theirs is the resolution.
     said = resolution if done else told_resolved(kept_entry(engine, entry_id))
     return Retried(entry_id, False, said, outcomes)

@@ -7,6 +7,7 @@ quarantine; what is not genuine raises, and nothing of it is kept.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,15 +17,14 @@ from typing import Any
 from sqlalchemy import Engine
 
 from eventstore import apps, wix
-from eventstore.apps import AppKey, WixApp
+from eventstore.apps import AppInstance, AppKey, WixApp
 from eventstore.errors import InputError, NotGenuine, UnknownInstance, UnreadableDelivery
 from eventstore.event import Source
+from eventstore.ingest import UNKNOWN_SITE
 from eventstore.log.records import Prepared, Rejected, now, prepare
 from eventstore.wix import jwt
 from eventstore.wix.jwt import PublicKey, read_public_key
 
-UNKNOWN_SITE = "unknown"
-"""Where quarantine files a genuine webhook that does not say of which instance it is."""
 FRESH_SECONDS = 5.0
 """How old what a server knows of the apps, and of tokens, may be: also how long one that was removed may still work."""
 RELOAD_SECONDS = 1.0
@@ -53,11 +53,13 @@ class Registry:
         self._keys: list[tuple[PublicKey, AppKey, WixApp]] = []
         self._active: list[tuple[PublicKey, AppKey, WixApp]] = []
         self._active_until: datetime | None = datetime.min.replace(tzinfo=UTC)
-        self._owner: dict[str, WixApp] = {}
-        moment = at or now()
+        self._owners: dict[str, list[WixApp]] = {}
+        """By instance. Now it is one; of a moment in the past it may be one that was leaving and one that had just come."""
         for app in found:
             self._keys += [(read_public_key(each.public_key), each, app) for each in app.keys]
-            self._owner |= {each.instance_id: app for each in app.instances if each.valid_at(moment)}
+            for each in app.instances:
+                if self._speaks(each):
+                    self._owners.setdefault(each.instance_id, []).append(app)
 
     def verify(self, token: bytes) -> Signed:
         """The signed token. Raises UnreadableDelivery (malformed) and NotGenuine."""
@@ -66,7 +68,9 @@ class Registry:
         if not active:
             raise NotGenuine("no app is registered: `eventstore app add --name … --key-file …`", "no_app")
         claims, signer = jwt.verify(token, [public for public, _, _ in active])
-        jwt.check_times(claims, moment)
+        if self._at is None:
+            # Of one that was taken in long ago the times were looked at then.
+            jwt.check_times(claims, moment)
         claims = wix.open_claims(claims)
         key, app = next((key, app) for public, key, app in active if public is signer)
         return Signed(token, claims, wix.site_of(claims), app, key)
@@ -74,9 +78,15 @@ class Registry:
     def _active_at(self, moment: datetime) -> list[tuple[PublicKey, AppKey, WixApp]]:
         """The keys that are valid then: the same until the next of them is retired."""
         if self._active_until is not None and moment >= self._active_until:
-            self._active = [each for each in self._keys if each[1].valid_at(moment)]
+            self._active = [each for each in self._keys if self._verifies(each[1], moment)]
             self._active_until = min((key.retired_at for _, key, _ in self._active if key.retired_at), default=None)
         return self._active
+
+    def _verifies(self, key: AppKey, moment: datetime) -> bool:
+        return key.live(moment) if self._at is None else key.valid_at(self._at)
+
+    def _speaks(self, instance: AppInstance) -> bool:
+        return instance.removed_at is None if self._at is None else instance.valid_at(self._at)
 
     def admits(self, signed: Signed) -> bool:
         """Whether the webhook may speak for its instance; False: the instance is new, and its app accepts new ones.
@@ -86,19 +96,19 @@ class Registry:
         instance_id = signed.instance_id
         if instance_id is None:
             return True
-        owner = self._owner.get(instance_id)
-        if owner is None and signed.app.accept_new_instances:
+        owners = self._owners.get(instance_id, [])
+        if any(owner.app_id == signed.app.app_id for owner in owners):
+            return True
+        if not owners and signed.app.accept_new_instances:
             return False
-        if owner is None:
+        if not owners:
             raise UnknownInstance(
                 f"the app {signed.app.name} is not registered for the instance {instance_id}: "
                 f"`eventstore app add --name {signed.app.name} --instance {instance_id}`, or --accept-new-instances"
             )
-        if owner.app_id != signed.app.app_id:
-            raise UnknownInstance(
-                f"the instance {instance_id} is of the app {owner.name}; the app {signed.app.name} signed for it"
-            )
-        return True
+        raise UnknownInstance(
+            f"the instance {instance_id} is of the app {owners[0].name}; the app {signed.app.name} signed for it"
+        )
 
 
 class Webhooks:
@@ -109,6 +119,7 @@ class Webhooks:
         self._version: tuple[object, ...] | None = None
         self._registry = Registry(())
         self._loaded = float("-inf")
+        self._reading = threading.Lock()
 
     def needs_refresh(self, *, doubted: bool = False) -> bool:
         """Whether the apps must be read from the database again; `doubted`: because a webhook was refused."""
@@ -116,12 +127,14 @@ class Webhooks:
 
     def refresh(self) -> None:
         """Read the registered apps, if anything about them has changed."""
-        loaded = time.monotonic()
-        version = apps.version(self._engine)
-        if version != self._version:
-            self._registry = Registry(apps.list_apps(self._engine))
-            self._version = version
-        self._loaded = loaded
+        # One at a time: else an older reading could take the place of a newer one, and stay.
+        with self._reading:
+            loaded = time.monotonic()
+            version = apps.version(self._engine)
+            if version != self._version:
+                self._registry = Registry(apps.list_apps(self._engine))
+                self._version = version
+            self._loaded = loaded
 
     def verify(self, token: bytes) -> tuple[Signed, bool]:
         """The signed token, and whether its instance is known. Raises as `Registry.verify` and `Registry.admits` do."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Annotated, TypeVar, TypeVarTuple
 
 from anyio import CapacityLimiter, to_thread
@@ -145,12 +146,13 @@ class Failures:
 
     def note(self, address: str) -> None:
         """One more failed."""
-        self._limiter.hit(self._limit, address)
+        self._limiter.hit(self._limit, _network(address))
 
     def require_few(self, address: str) -> None:
         """Raise TooManyFailures if the address has used up its failures of this minute."""
-        if not self._limiter.test(self._limit, address):
-            ends = self._limiter.get_window_stats(self._limit, address).reset_time
+        network = _network(address)
+        if not self._limiter.test(self._limit, network):
+            ends = self._limiter.get_window_stats(self._limit, network).reset_time
             raise TooManyFailures(
                 f"more than {self._limit.amount} failed authentications in a minute from this address "
                 "(auth_failures_per_minute); try again later",
@@ -161,6 +163,15 @@ class Failures:
 def address_of(request: Request) -> str:
     """The address that a request comes from; behind a proxy on this machine, the one that the proxy tells."""
     return request.client.host if request.client is not None else ""
+
+
+def _network(address: str) -> str:
+    """What failures are counted by: of an IPv6 address the network, for its owner has 2**64 of them."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
 
 
 def kept_headers(request: Request) -> dict[str, str] | None:

@@ -137,11 +137,8 @@ def install(app: FastAPI) -> None:
 
 async def answer(request: Request, error: Exception) -> JSONResponse:
     """What the handlers here answer to an error, for a route that is called without the app's own layers around it."""
-    if isinstance(error, EventStoreError):
-        return await _ours(request, error)
-    if isinstance(error, ClientDisconnect):
-        return await _gone(request, error)
-    return await _database(request, error)
+    handlers = request.app.exception_handlers
+    return await next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)(request, error)  # type: ignore[no-any-return]
 
 
 async def _ours(request: Request, error: Exception) -> JSONResponse:
@@ -153,7 +150,8 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
         headers["WWW-Authenticate"] = 'Bearer realm="eventstore"'
     details = problem(error)
     template = getattr(request.scope.get("route"), "path", "")
-    if request.method == "POST" and template in INGESTING:
+    # What is only put off comes again.
+    if request.method == "POST" and template in INGESTING and not isinstance(error, StoreUnavailable):
         request.app.state.context.store.note_refusal(INGESTING[template], reason_of(error))
     told = {"method": request.method, "route": template, "status": details["status"], "reason": reason_of(error)}
     _log.log(logging.WARNING if details["status"] in _PRESSING else logging.INFO, "refused", extra=told)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import ARRAY, Connection, Engine, Select, Text, bindparam, func, insert, select, update
 
+from eventstore.event import Event
 from eventstore.log.engine import BulkInsert, is_sqlite
 from eventstore.log.records import Prepared
 from eventstore.log.tables import event_keys, events, log_head, quarantine
@@ -79,6 +80,12 @@ class AppendStatements:
             for event_id, *rest in connection.execute(self._known, {"site": site_id, "ids": given}):
                 known[site_id, event_id] = KnownEvent(*rest)
         return known
+
+    def content_hash_today(self, connection: Connection, position: int) -> bytes:
+        """The content hash of the event at a position as it would be made now: other than the one in the ledger where the
+        event was appended before times were compared to the millisecond. None of this batch has a position yet."""
+        payload = connection.execute(select(events.c.payload).where(events.c.position == position)).scalar()
+        return b"" if payload is None else Event.from_payload(payload).encode()[1]
 
     def insert(
         self, connection: Connection, rows: Sequence[tuple[object, ...]], keys: Sequence[tuple[object, ...]]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from eventstore.log.engine import writing
+from eventstore.log.engine import write_transaction
 from eventstore.log.records import now
 from eventstore.log.tables import delivery_counts
 
@@ -54,10 +54,8 @@ def record(engine: Engine, counts: Counter[Counted]) -> None:
     """Add to the counters in a transaction of their own."""
     if not counts:
         return
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            add(connection, counts)
+    with write_transaction(engine) as connection:
+        add(connection, counts)
 
 
 class Refusals:

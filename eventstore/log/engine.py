@@ -101,6 +101,15 @@ def write_turn(engine: Engine) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction that will write, begun when it is this process's turn; committed at the end."""
+    with write_turn(engine), engine.connect() as plain:
+        connection = writing(plain)
+        with connection.begin():
+            yield connection
+
+
 ROWS_IN_A_STATEMENT = (128, 16, 1)
 """Rows in one INSERT on SQLite, largest first: few statements to keep prepared, and never more than 127 + 15 rows one by one.
 36 columns of the widest table times 128 stay far below SQLite's 32 766 parameters."""

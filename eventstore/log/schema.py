@@ -34,6 +34,7 @@ GUARDS = {
             "quarantine_no_replace",
             "wix_app_keys_no_rewrite",
             "wix_app_keys_no_delete",
+            "wix_app_keys_no_revival",
             "wix_app_keys_no_replace",
         }
     ),
@@ -52,6 +53,7 @@ GUARDS = {
             "quarantine_no_truncate",
             "wix_app_keys_no_rewrite",
             "wix_app_keys_no_delete",
+            "wix_app_keys_no_revival",
             "wix_app_keys_no_truncate",
         }
     ),

@@ -310,7 +310,9 @@ class Writer:
         return found
 
     def _repeated(self, connection: Connection, entry: Prepared, earlier: KnownEvent, received_at: int) -> Outcome:
-        if earlier.same_as(entry):
+        if earlier.same_as(entry) or earlier._replace(
+            content_hash=self._statements.content_hash_today(connection, earlier.position)
+        ).same_as(entry):
             return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
         reason = f"event id {entry.event_id} stands at position {earlier.position} with other content"
         return self._keep(connection, OutcomeKind.CONFLICT, _evidence(entry, reason), received_at, earlier.position)

@@ -173,7 +173,10 @@ def test_a_signature_is_not_proved_where_the_stored_key_time_or_instance_is_anot
     changes = {
         "another key": ("UPDATE wix_app_keys SET public_key = ?", public_pem(STRANGER)),
         "a key of later": ("UPDATE wix_app_keys SET added_at = added_at + ?", 3_600_000_000),
-        "a key that had ended": ("UPDATE wix_app_keys SET retired_at = added_at + ?", 1),
+        "a key that had ended": (
+            "UPDATE wix_app_keys SET added_at = added_at - 7200000000, retired_at = added_at - ?",
+            3_600_000_000,
+        ),
         "another instance": ("UPDATE wix_app_instances SET instance_id = ?", OTHER_SITE),
         "other bytes": ("UPDATE events SET original = ?", zlib.compress(token("proved", key=STRANGER))),
         "bytes cut short": ("UPDATE events SET original = ?", zlib.compress(token("proved")[:-9])),

@@ -254,7 +254,7 @@ def unfit(number: int, **wrong: object) -> Prepared:
         {"coupon_id": 7},
         {"event_id": 7},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 def test_an_entry_that_the_log_refuses_is_quarantined_and_the_rest_of_its_batch_appended(
     sqlite_store: EventStore, wrong: dict[str, object]

@@ -170,7 +170,7 @@ def test_a_grace_that_was_given_is_taken_back_by_a_rotation_without_any(store: E
     add(store, APP, SITE)
     apps.rotate_key(store.engine, name=APP, key=public_pem(STRANGER))
     app = apps.rotate_key(store.engine, name=APP, key=public_pem(OTHER_APP), grace=timedelta(0))
-    assert [each.valid_at(datetime.now(UTC)) for each in app.keys] == [False, False, True]
+    assert [each.live(datetime.now(UTC)) for each in app.keys] == [False, False, True]
 
 
 def test_the_key_that_an_app_has_is_no_new_one(sqlite_store: EventStore) -> None:
