@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -17,6 +18,9 @@ from eventstore.store import EventStore
 
 BACKLOG = 2_048
 """Connections that may wait to be accepted: a burst of Wix's retries must not see a refused connection."""
+SWITCH_SECONDS = 0.001
+"""How long a thread may keep the interpreter from another that wants it. At Python's five milliseconds the event loop, which
+gives it up at each signature, would wait longer for the writer and the projections than it works."""
 SHUTDOWN_SECONDS = 10
 """How long requests under way may take to finish once the server is told to stop."""
 
@@ -42,6 +46,7 @@ def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], No
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    sys.setswitchinterval(SWITCH_SECONDS)
     with _told_to_stop():
         _Server(config, lambda: None if on_ready is None else on_ready(url)).run(sockets=[listener])
 

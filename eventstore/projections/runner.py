@@ -29,10 +29,10 @@ STEP_EVENTS = 5_000
 """Events in one step: a fraction of a second of work, so that readers see progress and memory stays small."""
 POLL_SECONDS = 0.25
 """How often the runner looks for events that another process appended; its own process wakes it at once."""
-REST = 2.0
+REST = 3.0
 """How many times as long as a step took the runner rests after it. A step costs much the same for one event as for a hundred,
 so that without rest it would take a third of the machine from those who append."""
-REST_SECONDS = 1.0
+REST_SECONDS = 1.5
 """The longest rest. Whoever waits for a position ends it at once."""
 BACK_OFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
 """Waits after a failed step, the last one repeated."""
