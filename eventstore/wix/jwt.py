@@ -121,11 +121,6 @@ def unverified(token: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     return _json_object(header, "header"), _json_object(rest.partition(b".")[0], "payload")
 
 
-def issued_at(claims: dict[str, Any]) -> float | None:
-    """When the token was signed, in seconds since the epoch; None if it does not say. Raises NotGenuine."""
-    return _seconds(claims, "iat")
-
-
 def check_times(claims: dict[str, Any], at: datetime) -> None:
     """Raise NotGenuine unless the token was valid at the time `at`: `exp`, `nbf` and `iat` with LEEWAY."""
     now = at.timestamp()
