@@ -212,18 +212,18 @@ class Event(_Frozen):
 
     def content_json(self) -> bytes:
         """The canonical JSON of what happened, without how it was told. Keys in declared order, null fields left out."""
-        content: bytes = _TO_JSON(self._to_the_millisecond(), exclude=_TOLD, exclude_none=True)
-        return content
+        return _content(self._to_the_millisecond())
 
     def encode(self) -> tuple[bytes, bytes]:
         """`(payload, content_hash)`: the canonical JSON that the log stores, and the SHA-256 of its content part."""
         payload: bytes = _TO_JSON(self, exclude_none=True)
-        if self.changed is None and self._to_the_millisecond() is self:
+        compared = self._to_the_millisecond()
+        if self.changed is None and compared is self:
             # Writing the content a second time would cost half as much again. Behind `source` stand only plain values, in
             # which a quote is escaped, so its last occurrence is the border; `changed` alone could hold a key of that name.
             content = payload[: payload.rindex(_BORDER)] + b"}"
         else:
-            content = self.content_json()
+            content = _content(compared)
         return payload, hashlib.sha256(content).digest()
 
     def _to_the_millisecond(self) -> Event:
@@ -271,6 +271,13 @@ def _finer(part: BaseModel, names: tuple[str, ...]) -> dict[str, datetime]:
 
 _TOLD = {"source", "site_id", "dated", "sequence", "restored", "originated_from", "changed", "actor", "account"}
 _BORDER = b',"source":"'
+
+
+def _content(compared: Event) -> bytes:
+    content: bytes = _TO_JSON(compared, exclude=_TOLD, exclude_none=True)
+    return content
+
+
 _TO_JSON: Any = Event.__pydantic_serializer__.to_json
 
 CODE_MAX_LENGTH = 20

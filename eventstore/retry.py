@@ -152,7 +152,7 @@ def _told_before(entry: Prepared | Rejected, known: _Known) -> Outcome | None:
         return None
     if earlier.same_as(entry):
         return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
-    reason = f"event id {entry.event_id} stands at position {earlier.position} with other content"
+    reason = earlier.contradicts(entry)
     return Outcome(OutcomeKind.CONFLICT, entry.event_id, earlier.position, reason=reason)
 
 

@@ -31,6 +31,10 @@ class KnownEvent(NamedTuple):
             return False
         return self.sequence is None or entry.sequence is None or self.sequence == entry.sequence
 
+    def contradicts(self, entry: Prepared) -> str:
+        """Why an entry of that id that is not the same is kept aside."""
+        return f"event id {entry.event_id} stands at position {self.position} with other content"
+
 
 def _known_statement(sqlite: bool) -> Select[Any]:
     """Looks ids up in the dedup ledger; all of them travel as one parameter, so that the statement never changes."""

@@ -22,7 +22,7 @@ from eventstore.errors import EventStoreError, StoreUnavailable
 from eventstore.log import counts
 from eventstore.log.append import AppendStatements, KnownEvent
 from eventstore.log.counts import Counted, day_of
-from eventstore.log.engine import write_turn, writing
+from eventstore.log.engine import write_transaction
 from eventstore.log.leaf import leaf_hash
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash, delivered, finish
 from eventstore.log.types import from_micros
@@ -225,7 +225,7 @@ class Writer:
 
     def _write_alone(self, entry: Entry) -> Outcome:
         try:
-            outcomes, position = self._commit_with_retries([finish(entry) if isinstance(entry, Prepared) else entry])
+            outcomes, position = self._commit_with_retries([entry])
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the database says against this entry, the next may be good
@@ -242,6 +242,8 @@ class Writer:
         return self._commit_with_retries([_evidence(entry, reason)])[0][0]
 
     def _commit_with_retries(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
+        # Before anything is locked.
+        entries = [finish(entry) if isinstance(entry, Prepared) else entry for entry in entries]
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -259,10 +261,8 @@ class Writer:
                 raise StoreUnavailable(f"the database does not take events: {told}; send them again") from error
 
     def _commit(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
-        with self._engine.connect() as plain, write_turn(self._engine):
-            connection = writing(plain)
-            with connection.begin():
-                return self._append(connection, entries)
+        with write_transaction(self._engine) as connection:
+            return self._append(connection, entries)
 
     def _append(self, connection: Connection, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
         statements = self._statements
@@ -314,7 +314,7 @@ class Writer:
             content_hash=self._statements.content_hash_today(connection, earlier.position)
         ).same_as(entry):
             return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
-        reason = f"event id {entry.event_id} stands at position {earlier.position} with other content"
+        reason = earlier.contradicts(entry)
         return self._keep(connection, OutcomeKind.CONFLICT, _evidence(entry, reason), received_at, earlier.position)
 
     def _keep(
