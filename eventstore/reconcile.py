@@ -17,8 +17,8 @@ from eventstore import wix
 from eventstore.differences import Difference, DifferenceKind, Known, compare, known_coupons
 from eventstore.errors import InputError, UnreadableDelivery
 from eventstore.event import Event, Source
-from eventstore.ingest import IngestSummary, LineAnswer, Route, SiteOf, ingest_lines, read_delivery
-from eventstore.log.append import AppendStatements
+from eventstore.ingest import IngestSummary, LineAnswer, Lines, Route, SiteOf, ingest_lines, read_delivery
+from eventstore.log import append
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected
 from eventstore.log.types import from_micros
 from eventstore.projections import views
@@ -57,7 +57,6 @@ class Reconciliation:
         self._store = store
         self._complete = complete
         self._dry_run = dry_run
-        self._statements = AppendStatements(store.engine)
         self._earliest: datetime | None = None
         self._unnamed = 0
         """Pages and coupons that were not read, so that it is not known which coupons they name."""
@@ -79,7 +78,7 @@ class Reconciliation:
 
     def take(
         self,
-        lines: Iterable[tuple[int, bytes]],
+        lines: Lines,
         *,
         observed_at: datetime,
         on_answer: Callable[[LineAnswer], None] | None = None,
@@ -157,7 +156,7 @@ class Reconciliation:
     def _rehearsed(self, entries: list[Prepared | Rejected]) -> Future[list[Outcome]]:
         """The outcomes that the log would give."""
         with self._store.engine.connect() as connection:
-            known = self._statements.known(connection, [entry for entry in entries if isinstance(entry, Prepared)])
+            known = append.known(connection, [entry for entry in entries if isinstance(entry, Prepared)])
         outcomes = []
         for entry in entries:
             if isinstance(entry, Rejected):

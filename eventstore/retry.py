@@ -9,7 +9,8 @@ from sqlalchemy import Engine, func, select
 
 from eventstore.errors import EventStoreError, InputError, StoreUnavailable
 from eventstore.event import Event
-from eventstore.log.append import AppendStatements, KnownEvent
+from eventstore.log.append import KnownEvent
+from eventstore.log.append import known as known_events
 from eventstore.log.engine import write_transaction
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, delivered, prepare
 from eventstore.log.tables import quarantine
@@ -78,19 +79,18 @@ _IN_THE_LOG = (OutcomeKind.APPENDED, OutcomeKind.DUPLICATE)
 
 
 def _retried(engine: Engine, append: Append, ids: Iterable[int], derived_id: bool) -> Iterator[Retried]:
-    statements = AppendStatements(engine)
     for entry_id in ids:
-        yield _retry(engine, append, statements, entry_id, derived_id)
+        yield _retry(engine, append, entry_id, derived_id)
 
 
-def _retry(engine: Engine, append: Append, statements: AppendStatements, entry_id: int, derived_id: bool) -> Retried:
+def _retry(engine: Engine, append: Append, entry_id: int, derived_id: bool) -> Retried:
     kept = kept_entry(engine, entry_id)
     if kept.resolved_at is not None:
         return Retried(entry_id, False, told_resolved(kept))
     try:
         entries = read_again(engine, kept)
         own_ids = {entry.event_id for entry in entries}
-        outcomes = tuple(_append(engine, append, statements, entries, derived_id))
+        outcomes = tuple(_append(engine, append, entries, derived_id))
     except StoreUnavailable:
         raise
     except EventStoreError as error:
@@ -115,15 +115,14 @@ def _retry(engine: Engine, append: Append, statements: AppendStatements, entry_i
 def _append(
     engine: Engine,
     append: Append,
-    statements: AppendStatements,
     entries: Sequence[Prepared | Rejected],
     derived_id: bool,
 ) -> Iterator[Outcome]:
     """One outcome an entry. Only what is new goes to the writer: to it the rest would be a delivery more to be counted."""
-    known = _known(engine, statements, entries)
+    known = _known(engine, entries)
     if derived_id:
         entries = [_derived(entry) if _contradicts(entry, known) else entry for entry in entries]
-        known.update(_known(engine, statements, entries))
+        known.update(_known(engine, entries))
     told = [_told_before(entry, known) for entry in entries]
     new = iter(append([entry for entry, outcome in zip(entries, told, strict=True) if outcome is None]))
     for outcome in told:
@@ -133,9 +132,9 @@ def _append(
 _Known = dict[tuple[str, str], KnownEvent]
 
 
-def _known(engine: Engine, statements: AppendStatements, entries: Sequence[Prepared | Rejected]) -> _Known:
+def _known(engine: Engine, entries: Sequence[Prepared | Rejected]) -> _Known:
     with engine.connect() as connection:
-        return statements.known(connection, [entry for entry in entries if isinstance(entry, Prepared)])
+        return known_events(connection, [entry for entry in entries if isinstance(entry, Prepared)])
 
 
 def _contradicts(entry: Prepared | Rejected, known: _Known) -> bool:

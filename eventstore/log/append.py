@@ -1,18 +1,27 @@
-"""The statements of an append, composed once from the tables; the two engines differ here and nowhere else in the writer."""
+"""What an append asks of a database: its turn, what is known already, and the insertion. Composed from the tables once.
+
+`append_sqlite` and `append_postgresql` answer it; the two engines differ there and nowhere else in the writer.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import ARRAY, Connection, Engine, Select, Text, bindparam, func, insert, select, update
+from sqlalchemy import ARRAY, Connection, Select, Text, bindparam, func, select
+from sqlalchemy.engine import Dialect
 
-from eventstore.event import Event
-from eventstore.log.engine import BulkInsert, is_sqlite
+from eventstore.errors import StoreUnavailable
 from eventstore.log.records import Prepared
-from eventstore.log.tables import event_keys, events, log_head, quarantine
-from eventstore.log.types import from_micros, to_micros
+from eventstore.log.tables import event_keys, events
+
+Key = tuple[str, str]
+"""Site and event id: under these the dedup ledger knows an event."""
+Rows = Sequence[tuple[Any, ...]]
+"""Rows of the driver's own values, in the order of the table's columns."""
 
 
 class KnownEvent(NamedTuple):
@@ -36,11 +45,39 @@ class KnownEvent(NamedTuple):
         return f"event id {entry.event_id} stands at position {self.position} with other content"
 
 
-def _known_statement(sqlite: bool) -> Select[Any]:
-    """Looks ids up in the dedup ledger; all of them travel as one parameter, so that the statement never changes."""
-    ids = (
+class Turn(NamedTuple):
+    """The writer's turn: nobody else appends until the transaction ends.
+
+    `size` is the last position, `recorded_at` when the event there was recorded (microseconds since the epoch), `known` those
+    of the batch's events that the log has already.
+    """
+
+    size: int
+    recorded_at: int
+    known: dict[Key, KnownEvent]
+
+
+class Statements(ABC):
+    """The statements of an append on one engine."""
+
+    @abstractmethod
+    def take_turn(self, connection: Connection, entries: Sequence[Prepared]) -> Turn:
+        """Lock the head and look the entries up in the dedup ledger."""
+
+    @abstractmethod
+    def insert(self, connection: Connection, rows: Rows, keys: Rows, turn: Turn, recorded_at: int) -> None:
+        """Insert into `events` and `event_keys`, and move the head to the last of the rows.
+
+        Raises StoreUnavailable if the database did other than it was asked to: then nothing may be committed.
+        """
+
+
+@lru_cache(maxsize=2)
+def known_statement(dialect: Dialect) -> Select[Any]:
+    """Looks ids of one site up in the dedup ledger. All of them travel as one parameter, so that the statement never changes."""
+    ids: Select[Any] = (
         select(func.json_each(bindparam("ids", type_=Text)).table_valued("value").c.value)
-        if sqlite
+        if dialect.name == "sqlite"
         else select(func.unnest(bindparam("ids", type_=ARRAY(Text))))
     )
     return (
@@ -50,69 +87,25 @@ def _known_statement(sqlite: bool) -> Select[Any]:
     )
 
 
-class AppendStatements:
-    """One instance an engine."""
+def known(connection: Connection, entries: Iterable[Prepared]) -> dict[Key, KnownEvent]:
+    """Those of the entries' ids that the log has already."""
+    statement = known_statement(connection.dialect)
+    found: dict[Key, KnownEvent] = {}
+    for site_id, ids in ids_by_site(entries).items():
+        given = orjson.dumps(ids).decode() if connection.dialect.name == "sqlite" else ids
+        for event_id, *rest in connection.execute(statement, {"site": site_id, "ids": given}):
+            found[site_id, event_id] = KnownEvent(*rest)
+    return found
 
-    def __init__(self, engine: Engine) -> None:
-        self._sqlite = is_sqlite(engine)
-        self._insert_events = BulkInsert(insert(events), events, engine.dialect)
-        self._insert_keys = BulkInsert(insert(event_keys), event_keys, engine.dialect)
-        self._known = _known_statement(self._sqlite)
-        self._head = select(log_head.c.size, log_head.c.recorded_at).where(log_head.c.id == 1).with_for_update()
-        self._move_head = (
-            update(log_head)
-            .where(log_head.c.id == 1)
-            .values(size=bindparam("new_size"), recorded_at=bindparam("new_recorded_at"))
-        )
 
-    def lock_head(self, connection: Connection) -> tuple[int, int]:
-        """Take the writer's turn: `(size, recorded_at of the last event in microseconds)`.
+def ids_by_site(entries: Iterable[Prepared]) -> dict[str, list[str]]:
+    """The event ids of the entries, by site."""
+    ids: dict[str, list[str]] = {}
+    for entry in entries:
+        ids.setdefault(entry.site_id, []).append(entry.event_id)
+    return ids
 
-        PostgreSQL locks the row; SQLite has locked the database at BEGIN IMMEDIATE.
-        """
-        size, recorded_at = connection.execute(self._head).one()
-        return size, to_micros(recorded_at)
 
-    def known(self, connection: Connection, entries: Iterable[Prepared]) -> dict[tuple[str, str], KnownEvent]:
-        """Those of the entries' ids that the log has already."""
-        ids_of_site: dict[str, list[str]] = {}
-        for entry in entries:
-            ids_of_site.setdefault(entry.site_id, []).append(entry.event_id)
-        known: dict[tuple[str, str], KnownEvent] = {}
-        for site_id, ids in ids_of_site.items():
-            given = orjson.dumps(ids).decode() if self._sqlite else ids
-            for event_id, *rest in connection.execute(self._known, {"site": site_id, "ids": given}):
-                known[site_id, event_id] = KnownEvent(*rest)
-        return known
-
-    def content_hash_today(self, connection: Connection, position: int) -> bytes:
-        """The content hash of the event at a position as it would be made now: other than the one in the ledger where the
-        event was appended before times were compared to the millisecond. None of this batch has a position yet."""
-        payload = connection.execute(select(events.c.payload).where(events.c.position == position)).scalar()
-        return b"" if payload is None else Event.from_payload(payload).encode()[1]
-
-    def insert(
-        self, connection: Connection, rows: Sequence[tuple[object, ...]], keys: Sequence[tuple[object, ...]]
-    ) -> None:
-        """Insert a batch into `events` and `event_keys`; columns in declared order."""
-        self._insert_events.execute(connection, rows)
-        self._insert_keys.execute(connection, keys)
-
-    def move_head(self, connection: Connection, size: int, recorded_at: int) -> None:
-        connection.execute(self._move_head, {"new_size": size, "new_recorded_at": from_micros(recorded_at)})
-
-    def keep(self, connection: Connection, **entry: Any) -> int:
-        """Keep a delivery in quarantine and return its id: the one it already has, if this very body was kept before."""
-        there = connection.execute(
-            select(quarantine.c.id).where(
-                quarantine.c.site_id == entry["site_id"],
-                quarantine.c.body_hash == entry["body_hash"],
-                quarantine.c.kind == entry["kind"],
-            )
-        ).scalar()
-        if there is not None:
-            return int(there)
-        entry["received_at"] = from_micros(entry["received_at"])
-        made = connection.execute(insert(quarantine).values(**entry)).inserted_primary_key
-        assert made is not None
-        return int(made[0])
+def disagrees(told: str) -> StoreUnavailable:
+    """The database did other than it was asked to, as where the log and its head disagree. No event is to blame."""
+    return StoreUnavailable(f"the log does not take events: {told}; `eventstore verify --guards` may tell more")

@@ -6,15 +6,14 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, make_url
-from sqlalchemy.engine import URL, Dialect
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -108,46 +107,6 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
         connection = writing(plain)
         with connection.begin():
             yield connection
-
-
-ROWS_IN_A_STATEMENT = (128, 16, 1)
-"""Rows in one INSERT on SQLite, largest first: few statements to keep prepared, and never more than 127 + 15 rows one by one.
-36 columns of the widest table times 128 stay far below SQLite's 32 766 parameters."""
-
-
-class BulkInsert:
-    """An INSERT of many rows of the driver's own values, in the table's column order.
-
-    SQLAlchemy compiles the statement, once, and the rows go to the driver as they are: its own handling of each row would
-    be half the time of an insert on SQLite. There, many rows go into one statement, because Python's driver gives up the
-    interpreter lock at each: with another thread at work it waits for it anew every time, and a batch of a thousand rows
-    would take a thousand turns. A statement that fails rolls the transaction back (OR ROLLBACK, and the guards do the same):
-    one that could be undone alone would have to keep a copy of every page it touches.
-    """
-
-    def __init__(self, statement: Insert, table: Table, dialect: Dialect) -> None:
-        self._names = [column.name for column in table.columns]
-        self._positional = dialect.positional
-        self._sql = str(statement.prefix_with("OR ROLLBACK", dialect="sqlite").compile(dialect=dialect))
-        if self._positional:
-            group = "(" + ", ".join("?" * len(self._names)) + ")"
-            self._statements = [
-                (rows, self._sql.replace(f"VALUES {group}", "VALUES " + ", ".join([group] * rows)))
-                for rows in ROWS_IN_A_STATEMENT
-            ]
-
-    def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert the rows inside the connection's transaction."""
-        if not self._positional:
-            named = [dict(zip(self._names, row, strict=True)) for row in rows]
-            connection.exec_driver_sql(self._sql, named)
-            return
-        start = 0
-        for size, sql in self._statements:
-            while len(rows) - start >= size:
-                values = tuple(chain.from_iterable(rows[start : start + size]))
-                connection.exec_driver_sql(sql, values)
-                start += size
 
 
 def _prepare_sqlite(dbapi_connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:

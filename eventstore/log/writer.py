@@ -10,22 +10,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from eventstore.errors import EventStoreError, StoreUnavailable
-from eventstore.log import counts
-from eventstore.log.append import AppendStatements, KnownEvent
-from eventstore.log.counts import Counted, day_of
+from eventstore.log.batch import Batches, Entry, evidence
 from eventstore.log.engine import write_transaction
-from eventstore.log.leaf import leaf_hash
-from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash, delivered, finish
-from eventstore.log.types import from_micros
+from eventstore.log.records import Outcome, Prepared, Rejected, finish
 
 BATCH_EVENTS = 2_000
 """Events in one transaction at most: far past the point where the commit's cost is spread, short enough (about 0.1 s) to keep
@@ -41,8 +37,6 @@ QUEUE_BYTES = 256 * 1024 * 1024
 """Payload and original bytes waiting at most: bounds memory when events are large."""
 LOCK_SECONDS = 3.0
 """How long a batch that another process's lock made fail at once is tried again."""
-
-Entry = Prepared | Rejected
 
 
 @dataclass(slots=True)
@@ -80,7 +74,7 @@ class Writer:
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         self._engine = engine
-        self._statements = AppendStatements(engine)
+        self._batches = Batches(engine)
         self._on_commit = on_commit
         self._batch_events = batch_events
         self._batch_age = batch_age
@@ -239,7 +233,7 @@ class Writer:
         reason = f"the log refused the event: {getattr(error, 'orig', None) or error}"
         if isinstance(entry, Rejected):
             raise EventStoreError(reason) from error
-        return self._commit_with_retries([_evidence(entry, reason)])[0][0]
+        return self._commit_with_retries([evidence(entry, reason)])[0][0]
 
     def _commit_with_retries(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
         # Before anything is locked.
@@ -262,123 +256,7 @@ class Writer:
 
     def _commit(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
         with write_transaction(self._engine) as connection:
-            return self._append(connection, entries)
-
-    def _append(self, connection: Connection, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
-        statements = self._statements
-        prepared = [entry for entry in entries if isinstance(entry, Prepared)]
-        size, last_recorded = statements.lock_head(connection)
-        # A clock that is set back must not make recorded_at run backwards with position.
-        recorded_at = max(time.time_ns() // 1000, last_recorded)
-        known = statements.known(connection, prepared)
-        outcomes: list[Outcome] = []
-        rows = []
-        keys = []
-        position = size
-        for entry in entries:
-            if isinstance(entry, Rejected):
-                outcomes.append(self._keep(connection, OutcomeKind.QUARANTINED, entry, recorded_at))
-                continue
-            key = (entry.site_id, entry.event_id)
-            earlier = known.get(key)
-            if earlier is not None:
-                outcomes.append(self._repeated(connection, entry, earlier, recorded_at))
-                continue
-            position += 1
-            known[key] = KnownEvent(position, entry.content_hash, entry.sequence)
-            rows.append(_row(position, recorded_at, entry))
-            keys.append((entry.site_id, entry.event_id, position, entry.content_hash))
-            outcomes.append(Outcome(OutcomeKind.APPENDED, entry.event_id, position))
-        others = self._others(entries, outcomes, recorded_at)
-        if others:
-            counts.add(connection, others)
-        if not rows:
-            return outcomes, None
-        statements.insert(connection, rows, keys)
-        statements.move_head(connection, position, recorded_at)
-        return outcomes, position
-
-    def _others(self, entries: list[Entry], outcomes: list[Outcome], received_at: int) -> Counter[Counted]:
-        """What is to be counted because the log does not hold it."""
-        day = ""
-        found: Counter[Counted] = Counter()
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            if outcome.kind is not OutcomeKind.APPENDED:
-                day = day or day_of(from_micros(received_at))
-                route = entry.source if isinstance(entry, Prepared) else entry.route
-                found[Counted(day, entry.site_id, route, outcome.kind.value)] += 1
-        return found
-
-    def _repeated(self, connection: Connection, entry: Prepared, earlier: KnownEvent, received_at: int) -> Outcome:
-        if earlier.same_as(entry) or earlier._replace(
-            content_hash=self._statements.content_hash_today(connection, earlier.position)
-        ).same_as(entry):
-            return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
-        reason = earlier.contradicts(entry)
-        return self._keep(connection, OutcomeKind.CONFLICT, _evidence(entry, reason), received_at, earlier.position)
-
-    def _keep(
-        self,
-        connection: Connection,
-        kind: OutcomeKind,
-        evidence: Rejected,
-        received_at: int,
-        position: int | None = None,
-    ) -> Outcome:
-        quarantine_id = self._statements.keep(
-            connection,
-            site_id=evidence.site_id,
-            kind=kind.value,
-            route=evidence.route,
-            handler=evidence.handler,
-            event_id=evidence.event_id,
-            position=position,
-            reason=evidence.reason,
-            body=evidence.body,
-            body_hash=body_hash(evidence.body),
-            headers=evidence.headers,
-            received_at=received_at,
-        )
-        return Outcome(kind, evidence.event_id, position, quarantine_id, evidence.reason)
-
-
-def _evidence(entry: Prepared, reason: str) -> Rejected:
-    """What quarantine holds of an event that cannot go into the log: the bytes it was delivered as, else its payload."""
-    original = delivered(entry)
-    body = entry.payload if original is None else original
-    return Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body, entry.headers)
-
-
-def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]:
-    """The `events` row, in the order of the table's columns."""
-    return (
-        position,
-        entry.event_id,
-        entry.site_id,
-        entry.type,
-        entry.source,
-        entry.entity_id,
-        entry.coupon_id,
-        entry.event_time,
-        recorded_at,
-        entry.sequence,
-        entry.anonymize,
-        entry.payload.decode(),
-        entry.original,
-        leaf_hash(
-            entry.site_id,
-            entry.event_id,
-            entry.type,
-            entry.source,
-            entry.entity_id,
-            entry.coupon_id,
-            entry.event_time,
-            recorded_at,
-            entry.sequence,
-            entry.anonymize,
-            entry.stored_hashes,
-        ),
-    )
+            return self._batches.append(connection, entries)
 
 
 def _not_the_events(error: DBAPIError) -> bool:

@@ -32,7 +32,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import CreateIndex
 
 from eventstore.errors import ProjectionError
-from eventstore.log.engine import BulkInsert, is_sqlite, writing
+from eventstore.log.engine import is_sqlite, writing
+from eventstore.log.insert import BulkInsert
 from eventstore.log.records import now
 from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections.catalogue import Projection, projections, with_dependents

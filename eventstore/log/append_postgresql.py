@@ -1,0 +1,89 @@
+"""Appending on PostgreSQL: the head row's lock is the writer's turn, taken last and held for two round trips.
+
+What can be looked up before is looked up before. Should another process have appended between the look and the lock, the look
+is repeated. The rows of a batch go into one statement (`BulkInsert`), which, unlike COPY, can be sent together with those that
+follow it, and gives back the positions that it filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, insert
+from sqlalchemy.exc import DBAPIError
+
+from eventstore.log.append import Key, KnownEvent, Rows, Statements, Turn, disagrees, ids_by_site, known_statement
+from eventstore.log.insert import BulkInsert, columns
+from eventstore.log.records import Prepared
+from eventstore.log.tables import event_keys, events
+
+Driver = psycopg.Connection[Any]
+
+_LOCK_HEAD = "SELECT size, recorded_at FROM log_head WHERE id = 1 FOR UPDATE"
+_HEAD = "SELECT size FROM log_head WHERE id = 1"
+_MOVE_HEAD = "UPDATE log_head SET size = %b, recorded_at = %b WHERE id = 1 AND size = %b"
+
+
+class PostgresqlStatements(Statements):
+    """See `Statements`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._known = str(known_statement(engine.dialect).compile(dialect=engine.dialect))
+        self._insert_events = BulkInsert(insert(events).returning(events.c.position), events, engine.dialect).sql
+        self._insert_keys = BulkInsert(insert(event_keys), event_keys, engine.dialect).sql
+
+    def take_turn(self, connection: Connection, entries: Sequence[Prepared]) -> Turn:
+        with _driver(connection) as driver:
+            sites = ids_by_site(entries)
+            with driver.pipeline():
+                # In this order: what is appended after the first is noticed by the last.
+                seen = driver.execute(_HEAD)
+                looks = self._look_up(driver, sites)
+                locked = driver.execute(_LOCK_HEAD)
+            [before] = seen.fetchone() or (None,)
+            size, recorded_at = locked.fetchone() or (0, 0)
+            known = _found(looks)
+            if size != before:
+                known |= _found(self._look_up(driver, sites))
+        return Turn(size, recorded_at, known)
+
+    def _look_up(self, driver: Driver, sites: dict[str, list[str]]) -> list[tuple[str, psycopg.Cursor[Any]]]:
+        return [(site, driver.execute(self._known, {"site": site, "ids": ids})) for site, ids in sites.items()]
+
+    def insert(self, connection: Connection, rows: Rows, keys: Rows, turn: Turn, recorded_at: int) -> None:
+        size = turn.size + len(rows)
+        with _driver(connection) as driver:
+            with driver.pipeline():
+                inserted = driver.execute(self._insert_events, columns(rows))
+                keyed = driver.execute(self._insert_keys, columns(keys))
+                moved = driver.execute(_MOVE_HEAD, (size, recorded_at, turn.size))
+            positions = sorted(position for (position,) in inserted.fetchall())
+        if positions != list(range(turn.size + 1, size + 1)) or keyed.rowcount != len(keys) or moved.rowcount != 1:
+            raise disagrees(f"events did not take the positions {turn.size + 1} to {size}")
+
+
+def _found(looks: list[tuple[str, psycopg.Cursor[Any]]]) -> dict[Key, KnownEvent]:
+    return {
+        (site, event_id): KnownEvent(position, content_hash, sequence)
+        for site, cursor in looks
+        for event_id, position, content_hash, sequence in cursor
+    }
+
+
+@contextmanager
+def _driver(connection: Connection) -> Iterator[Driver]:
+    """The driver's own connection, for what SQLAlchemy has no words for; its errors come out as SQLAlchemy's."""
+    dialect = connection.dialect
+    driver: Any = connection.connection.driver_connection
+    try:
+        yield driver
+    except psycopg.Error as error:
+        lost = dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
+        if lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None, None, error, psycopg.Error, connection_invalidated=lost, hide_parameters=True, dialect=dialect
+        ) from error
