@@ -195,6 +195,27 @@ def test_no_key_or_text_that_looks_like_the_border_can_move_it(told: dict[str, A
     assert event.encode()[1] == an_event(body=body).encode()[1]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-09-01T12:00:00.123456Z",
+        '"event_time":"2026-09-01T12:00:00.123456Z',
+        '{"created_at":"2026-09-01T12:00:00.000456Z"}',
+        'event_time":"2026-09-01T12:00:00.123456Z"',
+    ],
+)
+@pytest.mark.parametrize("micros", [0, 456, 123_000, 123_456, 999_999])
+def test_a_text_that_looks_like_a_time_is_compared_whole(text: str, micros: int) -> None:
+    fine = datetime(2026, 9, 1, 12, 0, 0, micros, tzinfo=UTC)
+    coupon = Coupon(name=text, display_name=text, created_at=fine, discount=Discount(type=FREE.type, raw_type=text))
+    for event in (
+        an_event(event_time=fine, coupon=coupon, order_id=text[:200]),
+        an_event(event_time=fine, coupon=coupon.model_copy(update={"extra": {"created_at": text}})),
+        an_event(event_time=fine, loyalty=Loyalty(updated_at=fine, reward_name=text, extra={"updated_at": text})),
+    ):
+        assert event.encode()[1] == hashlib.sha256(event.content_json()).digest()
+
+
 @few
 @given(events)
 def test_the_content_is_the_payload_without_how_it_was_told(event: Event) -> None:
