@@ -51,22 +51,25 @@ class Batches:
         turn = self._statements.take_turn(connection, prepared)
         # A clock that is set back must not make recorded_at run backwards with position.
         recorded_at = max(time.time_ns() // 1000, turn.recorded_at)
-        known = turn.known
-        outcomes: list[Outcome] = []
+        appended: list[Prepared] = []
+        positions: dict[Key, int] = {}
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
-        position = turn.size
+        outcomes: list[Outcome] = []
         for entry in entries:
             if isinstance(entry, Rejected):
                 outcomes.append(_keep(connection, OutcomeKind.QUARANTINED, entry, recorded_at))
                 continue
             key: Key = (entry.site_id, entry.event_id)
-            earlier = known.get(key)
+            earlier = turn.known.get(key)
+            if earlier is None and key in positions:
+                first = appended[positions[key] - turn.size - 1]
+                earlier = KnownEvent(positions[key], first.content_hash, first.sequence)
             if earlier is not None:
                 outcomes.append(_repeated(connection, entry, earlier, recorded_at))
                 continue
-            position += 1
-            known[key] = KnownEvent(position, entry.content_hash, entry.sequence)
+            appended.append(entry)
+            position = positions[key] = turn.size + len(appended)
             rows.append(_row(position, recorded_at, entry))
             keys.append((entry.site_id, entry.event_id, position, entry.content_hash))
             outcomes.append(Outcome(OutcomeKind.APPENDED, entry.event_id, position))
@@ -75,7 +78,7 @@ class Batches:
         if not rows:
             return outcomes, None
         self._statements.insert(connection, rows, keys, turn, recorded_at)
-        return outcomes, position
+        return outcomes, turn.size + len(rows)
 
 
 def _others(entries: Sequence[Entry], outcomes: list[Outcome], received_at: int) -> Counter[Counted]:
