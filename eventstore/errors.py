@@ -6,9 +6,15 @@ into problem details (HTTP) or one line on standard error (CLI); nothing else ma
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class EventStoreError(Exception):
     """The root: catch this to catch every error the store raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls the class with the message alone, which not every one of these takes.
+        return _again, (type(self), self.args, self.__dict__)
 
 
 class UnreadableDelivery(EventStoreError):
@@ -39,6 +45,16 @@ class DeliveryTooLarge(EventStoreError):
     """A body over the configured limit (`max_body_bytes`)."""
 
 
+class UnsupportedEncoding(EventStoreError):
+    """A body in a `Content-Encoding` that is not read. `known`: those that are."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        self.known = known
+        super().__init__(
+            f"the content encoding {name!r} is not read; send the body plain or as one of {', '.join(known)}"
+        )
+
+
 class StoreUnavailable(EventStoreError):
     """The log could not take the event now: locked, full disk, closing, or too much waiting.
 
@@ -54,6 +70,14 @@ class StoreUnavailable(EventStoreError):
 
 class StoreNotReady(EventStoreError):
     """The database is absent, empty, of another schema revision, or not one of ours."""
+
+
+class GuardsDown(EventStoreError):
+    """The database no longer keeps the log append-only: a guard is missing, disabled or altered, or a stranger's stands there."""
+
+
+class NotOwner(EventStoreError):
+    """What was asked for changes the tables themselves, and the database role does not own them."""
 
 
 class NotFound(EventStoreError):
@@ -101,6 +125,14 @@ class ReportError(EventStoreError):
 
 class InputError(EventStoreError):
     """A file, option or parameter that the caller must mend; the message says where."""
+
+
+def _again(kind: type[EventStoreError], args: tuple[object, ...], facts: dict[str, object]) -> EventStoreError:
+    """An error as another process raised it."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 def reason_of(error: EventStoreError) -> str:

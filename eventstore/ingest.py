@@ -7,25 +7,19 @@ wrapper may also name the `site` and, for snapshots, `observed_at`.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
 from eventstore import wix
-from eventstore.errors import (
-    DeliveryTooLarge,
-    EventStoreError,
-    InputError,
-    NotAllowed,
-    StoreUnavailable,
-    UnreadableDelivery,
-)
+from eventstore.errors import EventStoreError, InputError, NotAllowed, UnreadableDelivery
 from eventstore.event import Source
+from eventstore.lines import too_long
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, now, prepare
 from eventstore.wix.snapshot import PagePart, read_parts
 
@@ -141,6 +135,17 @@ def _unwrap(document: dict[str, Any], how: Route) -> tuple[dict[str, Any], Route
 
 
 @dataclass(frozen=True, slots=True)
+class SiteRule:
+    """The site that a delivery is filed under: `given` if anything, else the one that it names, else `default`."""
+
+    default: str
+    given: str | None = None
+
+    def __call__(self, named: str | None) -> str:
+        return self.given or named or self.default
+
+
+@dataclass(frozen=True, slots=True)
 class LineAnswer:
     """What became of one line: the outcomes of its events, or the error it was refused for (nothing of it is kept then)."""
 
@@ -161,6 +166,30 @@ class LineAnswer:
 
 
 @dataclass(slots=True)
+class Chunk:
+    """Consecutive lines that have been read: for each its number, and how many of the entries are its own or why it is refused.
+
+    `end`: the bytes of the file that were read up to here, if this is the last chunk of a piece of one. `outcomes`: those of
+    the entries, once they are durable.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    told: list[int | EventStoreError] = field(default_factory=list)
+    entries: list[Prepared | Rejected] = field(default_factory=list)
+    end: int | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def answers(self) -> Iterator[LineAnswer]:
+        """An answer for each line, in order."""
+        outcomes = iter(self.outcomes)
+        for number, told in zip(self.numbers, self.told, strict=True):
+            if isinstance(told, EventStoreError):
+                yield LineAnswer(number, error=told)
+            else:
+                yield LineAnswer(number, tuple(next(outcomes) for _ in range(told)))
+
+
+@dataclass(slots=True)
 class IngestSummary:
     """Totals of an ingestion: lines read, and events by outcome (refused ones count lines)."""
 
@@ -169,24 +198,46 @@ class IngestSummary:
     last_position: int = 0
 
     def add(self, answer: LineAnswer) -> None:
+        """Count one line."""
         self.lines += 1
         if answer.error is not None:
-            self._count("refused")
-        for outcome in answer.outcomes:
-            self._count(outcome.kind.value)
-            if outcome.kind is OutcomeKind.APPENDED and outcome.position is not None:
-                self.last_position = max(self.last_position, outcome.position)
+            self._count("refused", 1)
+        self._count_outcomes(answer.outcomes)
 
-    def _count(self, kind: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
+    def add_chunk(self, chunk: Chunk) -> None:
+        """Count all lines of a chunk."""
+        self.lines += len(chunk.numbers)
+        refused = sum(isinstance(told, EventStoreError) for told in chunk.told)
+        if refused:
+            self._count("refused", refused)
+        self._count_outcomes(chunk.outcomes)
+
+    def __iadd__(self, other: IngestSummary) -> Self:
+        self.lines += other.lines
+        for kind, count in other.counts.items():
+            self._count(kind, count)
+        self.last_position = max(self.last_position, other.last_position)
+        return self
+
+    def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        for kind, count in Counter(outcome.kind.value for outcome in outcomes).items():
+            self._count(kind, count)
+        appended = [outcome.position or 0 for outcome in outcomes if outcome.kind is OutcomeKind.APPENDED]
+        if appended:
+            self.last_position = max(self.last_position, *appended)
+
+    def _count(self, kind: str, count: int) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + count
 
 
 Submit = Callable[[list[Prepared | Rejected]], Future[list[Outcome]]]
 Read = Callable[[bytes, Route, SiteOf], list[Prepared | Rejected]]
+Lines = Iterable[tuple[int, bytes | EventStoreError]]
+"""Numbered lines, with or without their newline; in place of one that cannot be had, the error that it is refused with."""
 
 
 def ingest_lines(
-    lines: Iterable[tuple[int, bytes]],
+    lines: Lines,
     how: Route,
     site_of: SiteOf,
     submit: Submit,
@@ -200,74 +251,73 @@ def ingest_lines(
     CHUNKS_UNDER_WAY pieces are between reading and commit. StoreUnavailable goes through once all that is known is told:
     lines without an answer may be in the log or not; sent again, none is appended twice.
     """
-    under_way: deque[_Chunk] = deque()
-    chunk = _Chunk()
-    for number, ended in lines:
-        line = ended.removesuffix(b"\n").removesuffix(b"\r")
-        if not line.strip():
-            continue
-        if max_line_bytes is not None and len(line) > max_line_bytes:
-            chunk.refuse(number, DeliveryTooLarge(f"the line is over the limit of {max_line_bytes} bytes"))
+    chunks = read_lines(lines, how, site_of, read=read, max_line_bytes=max_line_bytes)
+    for chunk in append_chunks(chunks, submit):
+        yield from chunk.answers()
+
+
+def read_lines(
+    lines: Lines,
+    how: Route,
+    site_of: SiteOf,
+    *,
+    read: Read = read_delivery,
+    max_line_bytes: int | None = None,
+    chunk_lines: int = CHUNK_LINES,
+) -> Iterator[Chunk]:
+    """Read lines into chunks of `chunk_lines` lines, or of fewer that hold as many events. Appends nothing."""
+    chunk = Chunk()
+    for number, given in lines:
+        if isinstance(given, EventStoreError):
+            chunk.numbers.append(number)
+            chunk.told.append(given)
         else:
-            chunk.add(number, line, read, how, site_of)
-        if max(chunk.lines, chunk.entries) >= CHUNK_LINES:
-            yield from _hand_over(chunk, submit, under_way)
-            chunk = _Chunk()
-            if len(under_way) >= CHUNKS_UNDER_WAY:
-                yield from under_way.popleft().answers()
-    if chunk.lines:
-        yield from _hand_over(chunk, submit, under_way)
-    while under_way:
-        yield from under_way.popleft().answers()
-
-
-def _hand_over(chunk: _Chunk, submit: Submit, under_way: deque[_Chunk]) -> Iterator[LineAnswer]:
-    """Give the chunk to the writer. If it cannot take it, the answers to those before it are still owed."""
-    try:
-        under_way.append(chunk.send(submit))
-    except StoreUnavailable:
-        while under_way:
-            yield from under_way.popleft().answers()
-        raise
-
-
-class _Chunk:
-    """Consecutive lines on their way into the log."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, int | EventStoreError]] = []
-        self._entries: list[Prepared | Rejected] = []
-        self._future: Future[list[Outcome]] | None = None
-
-    @property
-    def lines(self) -> int:
-        return len(self._parts)
-
-    @property
-    def entries(self) -> int:
-        return len(self._entries)
-
-    def add(self, number: int, line: bytes, read: Read, how: Route, site_of: SiteOf) -> None:
-        try:
-            entries = read(line, how, site_of)
-        except EventStoreError as error:
-            self.refuse(number, error)
-            return
-        self._parts.append((number, len(entries)))
-        self._entries.extend(entries)
-
-    def refuse(self, number: int, error: EventStoreError) -> None:
-        self._parts.append((number, error))
-
-    def send(self, submit: Submit) -> _Chunk:
-        self._future = submit(self._entries)
-        return self
-
-    def answers(self) -> Iterator[LineAnswer]:
-        assert self._future is not None
-        outcomes = iter(self._future.result())
-        for number, part in self._parts:
-            if isinstance(part, EventStoreError):
-                yield LineAnswer(number, error=part)
+            line = given.removesuffix(b"\n").removesuffix(b"\r")
+            if not line or line.isspace():
+                continue
+            chunk.numbers.append(number)
+            try:
+                if max_line_bytes is not None and len(line) > max_line_bytes:
+                    raise too_long(max_line_bytes)
+                entries = read(line, how, site_of)
+            except EventStoreError as error:
+                chunk.told.append(error)
             else:
-                yield LineAnswer(number, tuple(next(outcomes) for _ in range(part)))
+                chunk.told.append(len(entries))
+                chunk.entries += entries
+        if len(chunk.numbers) >= chunk_lines or len(chunk.entries) >= chunk_lines:
+            yield chunk
+            chunk = Chunk()
+    if chunk.numbers:
+        yield chunk
+
+
+def append_chunks(
+    chunks: Iterator[Chunk], submit: Submit, *, chunks_under_way: int = CHUNKS_UNDER_WAY
+) -> Iterator[Chunk]:
+    """Append what was read; each chunk comes out, in order, once its outcomes are known and durable.
+
+    An error of the reading, or of a log that can take no more, is raised behind the chunks that were handed over before it.
+    """
+    under_way: deque[tuple[Chunk, Future[list[Outcome]]]] = deque()
+
+    def oldest() -> Chunk:
+        chunk, future = under_way.popleft()
+        chunk.outcomes = future.result()
+        chunk.entries = []
+        return chunk
+
+    while True:
+        try:
+            chunk = next(chunks, None)
+            if chunk is None:
+                break
+            under_way.append((chunk, submit(chunk.entries)))
+        except EventStoreError:
+            while under_way:
+                yield oldest()
+            raise
+        if len(under_way) >= chunks_under_way:
+            yield oldest()
+    while under_way:
+        yield oldest()

@@ -15,7 +15,7 @@ from types import TracebackType
 from pythonjsonlogger.json import JsonFormatter
 
 _Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-_FIELDS = ["asctime", "levelname", "name", "message"]
+_FIELDS = ["asctime", "levelname", "process", "name", "message"]
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
@@ -36,7 +36,13 @@ class _Json(JsonFormatter):
     def __init__(self) -> None:
         super().__init__(
             _FIELDS,
-            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
+            rename_fields={
+                "asctime": "time",
+                "levelname": "level",
+                "process": "pid",
+                "name": "logger",
+                "message": "event",
+            },
             reserved_attrs=[*_OWN],
         )
 
@@ -49,7 +55,7 @@ class _Json(JsonFormatter):
 
 class _Text(logging.Formatter):
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        super().__init__("%(asctime)s %(levelname)s %(process)d %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         told = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in _OWN)

@@ -3,80 +3,59 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Self
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore import access
 from eventstore.config import DEFAULT_SITE, DEFAULT_URL
-from eventstore.errors import EventStoreError, InputError, NotFound, StoreUnavailable, reason_of
+from eventstore.errors import InputError, NotFound, StoreUnavailable, reason_of
 from eventstore.event import Event
-from eventstore.ingest import CHUNK_LINES, UNKNOWN_ROUTE, IngestSummary, LineAnswer, Route, ingest_lines, read_delivery
-from eventstore.log import reader, schema
+from eventstore.ingest import (
+    CHUNK_LINES,
+    UNKNOWN_ROUTE,
+    IngestSummary,
+    LineAnswer,
+    Lines,
+    Route,
+    SiteRule,
+    ingest_lines,
+    read_delivery,
+)
+from eventstore.log import guards, partitions, reader, roles, schema
+from eventstore.log import tail as tailing
+from eventstore.log.announce import Announcer
 from eventstore.log.counts import Refusals
-from eventstore.log.engine import make_engine
+from eventstore.log.engine import is_sqlite, make_engine
+from eventstore.log.hints import Hints
+from eventstore.log.reader import Filter
 from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, prepare
-from eventstore.log.tables import quarantine
+from eventstore.log.tail import Tail
 from eventstore.log.writer import QUEUE_EVENTS, Writer
 from eventstore.projections import tables, views
-from eventstore.projections.catalogue import projections
 from eventstore.projections.views import CouponState
 
 if TYPE_CHECKING:
+    from eventstore.bulk import IngestProgress
     from eventstore.projections.rebuild import RebuildProgress, RebuildResult
     from eventstore.projections.runner import Runner
     from eventstore.quarantine import Entry, KeptEntry
+    from eventstore.readers import Readers
     from eventstore.reconcile import Reconciliation
     from eventstore.retry import Retried
+    from eventstore.signatures import SignatureCheck
+    from eventstore.status import Status
     from eventstore.webhooks import Webhooks
 
 APPEND_TIMEOUT = 60.0
 """Seconds that a synchronous append waits for its commit before it gives up with an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectionStatus:
-    """How far a projection is: `lag` is the number of events it has yet to take in."""
-
-    name: str
-    rows: int
-    position: int
-    lag: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The store at a glance."""
-
-    url: str
-    revision: str
-    events: int
-    last_recorded_at: datetime | None
-    quarantined: int
-    conflicts: int
-    missing_guards: tuple[str, ...]
-    projections: tuple[ProjectionStatus, ...]
-
-
-class SignatureCheck(NamedTuple):
-    """Whether Wix's own signature on an event's original bytes holds: by which app and key, or why not.
-
-    `agrees`: those bytes, read by today's readers, say what the log says.
-    """
-
-    valid: bool
-    agrees: bool
-    reason: str
-    app: str | None = None
-    key_id: str | None = None
 
 
 class EventStore:
@@ -94,6 +73,11 @@ class EventStore:
         self._webhooks: Webhooks | None = None
         self._refusals = Refusals()
         self._runner: Runner | None = None
+        self._readers: Readers | None = None
+        self._making_readers = Lock()
+        self._maintainer: partitions.Maintainer | None = None
+        self.hints = Hints(self.engine)
+        self._announcer = None if is_sqlite(self.engine) else Announcer(self.engine)
         self._writer = Writer(self.engine, on_commit=self._committed, queue_events=queue_events)
 
     @classmethod
@@ -128,12 +112,19 @@ class EventStore:
         return done
 
     def close(self) -> None:
-        """Write what waits, stop the live projections, release the database."""
+        """Write what waits, end the tails, stop the live projections, release the database."""
+        if self._readers is not None:
+            self._readers.close()
         self._writer.close()
+        if self._announcer is not None:
+            self._announcer.close()
+        self.hints.close()
         with suppress(SQLAlchemyError):
             self.flush_refusals()
         if self._runner is not None:
             self._runner.stop()
+        if self._maintainer is not None:
+            self._maintainer.stop()
         self.engine.dispose()
 
     def __enter__(self) -> Self:
@@ -147,11 +138,19 @@ class EventStore:
     # Appending
 
     def append(self, event: Event, *, original: bytes | None = None) -> Outcome:
-        """Append one event and wait until it is durable. `original`: the exact bytes it was delivered as."""
+        """Append one event and wait until it is durable. `original`: the exact bytes it was delivered as.
+
+        Raises StoreUnavailable when too much is waiting already, when the database does not take it, or after APPEND_TIMEOUT
+        seconds; it may be durable then all the same. Sent again, it is not kept twice.
+        """
         return self._durable([prepare(event, original)])[0]
 
     def append_many(self, events: Iterable[Event]) -> Iterator[Outcome]:
-        """Append a stream of events, giving one outcome each, in order, once it is durable. Memory stays bounded."""
+        """Append a stream of events, giving one outcome each, in order, once it is durable. Memory stays bounded.
+
+        Nothing happens before it is iterated over. Raises StoreUnavailable as `append` does, but where too much is waiting
+        it waits for room first, up to APPEND_TIMEOUT seconds.
+        """
         under_way: list[Future[list[Outcome]]] = []
         chunk: list[Prepared | Rejected] = []
         for event in events:
@@ -226,7 +225,7 @@ class EventStore:
 
     def ingest(
         self,
-        lines: Iterable[tuple[int, bytes]],
+        lines: Lines,
         *,
         route: str | None = None,
         handler: str | None = None,
@@ -246,6 +245,42 @@ class EventStore:
                 on_answer(answer)
         return summary
 
+    def ingest_file(
+        self,
+        file: str | Path | IO[bytes],
+        *,
+        name: str | None = None,
+        route: str | None = None,
+        handler: str | None = None,
+        site: str | None = None,
+        observed_at: datetime | None = None,
+        readers: int | None = None,
+        on_problem: Callable[[LineAnswer], None] | None = None,
+        on_progress: Callable[[IngestProgress], None] | None = None,
+    ) -> IngestSummary:
+        """Take in a file of deliveries of any size, plain or compressed; see `eventstore.bulk.ingest_file`.
+
+        A large one is read by several processes (`readers`; 0: by this one alone). Run again, it appends nothing new.
+        """
+        from eventstore.bulk import ingest_file
+
+        def told(answer: LineAnswer) -> None:
+            if answer.error is not None:
+                self.note_refusal(route or UNKNOWN_ROUTE, reason_of(answer.error))
+            if on_problem is not None:
+                on_problem(answer)
+
+        return ingest_file(
+            file,
+            Route(route, handler, observed_at),
+            self._site_rule(site),
+            self.submit_patiently,
+            name=name,
+            readers=readers,
+            on_problem=told,
+            on_progress=on_progress,
+        )
+
     def reconcile(self, *, site: str | None = None, complete: bool = False, dry_run: bool = False) -> Reconciliation:
         """Begin an import of Query Coupons pages that tells how they differ from what the store knew; close it.
 
@@ -255,8 +290,18 @@ class EventStore:
 
         return Reconciliation(self, site or self.default_site, complete=complete, dry_run=dry_run)
 
-    def _site_rule(self, given: str | None) -> Callable[[str | None], str]:
-        return lambda named: given or named or self.default_site
+    @property
+    def readers(self) -> Readers:
+        """Processes that read for all batches of this store; made on first use, and started when the first large one comes."""
+        with self._making_readers:
+            if self._readers is None:
+                from eventstore.readers import Readers
+
+                self._readers = Readers()
+            return self._readers
+
+    def _site_rule(self, given: str | None) -> SiteRule:
+        return SiteRule(self.default_site, given)
 
     # Reading
 
@@ -273,12 +318,90 @@ class EventStore:
         coupon_id: str | None = None,
         type_: str | None = None,
     ) -> list[RecordedEvent]:
-        """A page of events with positions above `after`, in order."""
+        """A page of at most `limit` events with positions above `after`, in order; [] when there are none.
+
+        `site_id`, `coupon_id` and `type_` choose among them, and combine. The next page is after the last one's position.
+        """
         return reader.read(self.engine, after=after, limit=limit, site_id=site_id, coupon_id=coupon_id, type_=type_)
 
-    def stream(self, *, after: int = 0, until: int | None = None) -> Iterator[RecordedEvent]:
-        """Every event above `after`, in order, up to `until` (default: the head now), in bounded memory."""
-        return reader.stream(self.engine, after=after, until=until)
+    def stream(
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        site_id: str | None = None,
+        coupon_id: str | None = None,
+        type_: str | None = None,
+    ) -> Iterator[RecordedEvent]:
+        """Every event above `after`, in order, up to `until` (default: the head as it is now), in bounded memory.
+
+        `site_id`, `coupon_id` and `type_` choose among them, and combine. To go on from there as the log grows: `tail`.
+        """
+        return reader.stream(self.engine, after=after, until=until, site_id=site_id, coupon_id=coupon_id, type_=type_)
+
+    def tail(
+        self,
+        *,
+        after: int = 0,
+        site_id: str | None = None,
+        coupon_id: str | None = None,
+        type_: str | None = None,
+        idle_timeout: float | None = None,
+        stop: tailing.Stop | None = None,
+        poll: float | None = None,
+        listen: bool = True,
+    ) -> Iterator[RecordedEvent]:
+        """Every event above `after`, in order, each once, and then every new one as it is committed, by whatever process.
+
+        It waits for ever in the calling thread, in bounded memory, and ends when the caller stops iterating; when `stop`, a
+        threading.Event or a function, says so; when the store is closed; or after `idle_timeout` seconds without an event
+        (0: as soon as there is no more). To go on later, give the last event's position as `after`.
+
+        The log is looked at every `poll` seconds (default: 0.25 on PostgreSQL, 0.05 on SQLite). A commit of this store is
+        seen at once, and one of another process on PostgreSQL too, unless `listen` is False; that takes one connection for
+        all tails of this store. While the database is away the tail waits for it; only when `idle_timeout` is up meanwhile
+        it raises StoreUnavailable. Raises InputError for a parameter that makes no sense.
+        """
+        return tailing.records(
+            self.tail_pages(
+                after=after,
+                site_id=site_id,
+                coupon_id=coupon_id,
+                type_=type_,
+                idle_timeout=idle_timeout,
+                stop=stop,
+                poll=poll,
+                listen=listen,
+            )
+        )
+
+    def tail_pages(
+        self,
+        *,
+        after: int = 0,
+        site_id: str | None = None,
+        coupon_id: str | None = None,
+        type_: str | None = None,
+        page: int = reader.PAGE_EVENTS,
+        idle_timeout: float | None = None,
+        stop: tailing.Stop | None = None,
+        poll: float | None = None,
+        listen: bool = True,
+    ) -> Generator[list[RecordedEvent], None, None]:
+        """`tail` in lists of at most `page` events and at least one: for those who write down what they read in batches."""
+        return tailing.pages(
+            Tail(
+                self.engine,
+                self.hints,
+                Filter(site_id, coupon_id, type_),
+                after=after,
+                page=page,
+                idle_timeout=idle_timeout,
+                stop=stop,
+                poll=poll,
+                listen=listen,
+            )
+        )
 
     def find(self, event_id: str, *, site_id: str | None = None) -> RecordedEvent:
         """The event with this id, or at this position. Raises NotFound, and InputError if several sites have that id."""
@@ -298,32 +421,13 @@ class EventStore:
         return reader.original(self.engine, position)
 
     def check_signature(self, position: int) -> SignatureCheck:
-        """Check Wix's own signature on an event's original bytes again, with the keys that were valid when it was recorded."""
-        from eventstore.wix.jwt import is_jwt
+        """Check Wix's own signature on an event's original bytes again, with the keys that were valid when it was recorded.
 
-        [record] = self.read(after=position - 1, limit=1)
-        token = self.original(position)
-        if token is None or not is_jwt(token):
-            route = record.event.source.value
-            return SignatureCheck(False, False, f"it did not come as a signed webhook, but by the route {route}")
-        from eventstore.quarantine import first_received
-        from eventstore.webhooks import check, entries
+        Raises NotFound where there is no event.
+        """
+        from eventstore.signatures import check_signature
 
-        # What waited in quarantine had proved itself when it came, and not when it was read at last.
-        received_at = first_received(self.engine, record.event.site_id, token) or record.recorded_at
-        try:
-            signed = check(self.engine, token, min(received_at, record.recorded_at))
-        except EventStoreError as error:
-            return SignatureCheck(False, False, str(error))
-        # An event that only its receipt dates has its time from there.
-        [entry] = entries(signed, received_at=record.event.event_time)
-        agrees = isinstance(entry, Prepared) and record.event.encode()[1] in (
-            entry.content_hash,
-            # Appended under a derived id, for its own was taken.
-            Event.from_payload(entry.payload).with_derived_id().encode()[1],
-        )
-        reason = "" if agrees else "the signed bytes, as they are read today, say something else than the log"
-        return SignatureCheck(True, agrees, reason, signed.app.name, signed.key.key_id)
+        return check_signature(self.engine, position)
 
     # Projections
 
@@ -389,33 +493,38 @@ class EventStore:
 
     def status(self) -> Status:
         """Sizes, positions and the state of the guards."""
-        with self.engine.connect() as connection:
-            size = schema.head_size(connection)
-            positions = tables.positions(connection)
-            open_entries = connection.execute(
-                select(quarantine.c.kind, func.count())
-                .where(quarantine.c.resolved_at.is_(None))
-                .group_by(quarantine.c.kind)
-            )
-            kinds: dict[str, int] = {kind: count for kind, count in open_entries}
-            rows = {
-                model.name: int(connection.execute(select(func.count()).select_from(model.table)).scalar_one())
-                for model in projections()
-            }
-        last = self.read(after=size - 1, limit=1) if size else []
-        return Status(
-            url=self.engine.url.render_as_string(),
-            revision=schema.revision(self.engine) or "",
-            events=size,
-            last_recorded_at=last[0].recorded_at if last else None,
-            quarantined=kinds.get("quarantined", 0),
-            conflicts=kinds.get("conflict", 0),
-            missing_guards=tuple(schema.missing_guards(self.engine)),
-            projections=tuple(
-                ProjectionStatus(name, count, positions.get(name, 0), size - positions.get(name, 0))
-                for name, count in rows.items()
-            ),
-        )
+        from eventstore.status import status
+
+        return status(self.engine)
+
+    # The database
+
+    def check_guards(self) -> list[guards.Finding]:
+        """All that is wrong with what keeps the log append-only; empty when all is well."""
+        return guards.check_guards(self.engine)
+
+    def require_guards(self) -> None:
+        """Raise GuardsDown unless every guard stands as the migrations made it."""
+        guards.require_guards(self.engine)
+
+    def repair_guards(self) -> list[guards.Finding]:
+        """Put back the guards that are missing, disabled or altered; returns what was found. Raises NotOwner."""
+        return guards.repair_guards(self.engine)
+
+    def maintain(
+        self, *, ahead: int = partitions.PARTITIONS_AHEAD, positions: int = partitions.PARTITION_POSITIONS
+    ) -> partitions.Maintenance:
+        """Make partitions until `ahead` empty ones are ahead of the log; SQLite needs none. Raises NotOwner, StoreUnavailable."""
+        return partitions.maintain(self.engine, ahead=ahead, positions=positions)
+
+    def make_roles(self, *, prefix: str = roles.DEFAULT_PREFIX) -> roles.Roles:
+        """Make PostgreSQL roles that own, write and read the store. Raises InputError on SQLite, NotOwner."""
+        return roles.make_roles(self.engine, prefix=prefix)
+
+    def start_maintenance(self) -> None:
+        """Maintain the store now and every hour, in a thread of its own, until `close`; what fails is logged."""
+        self._maintainer = partitions.Maintainer(self.engine)
+        self._maintainer.start()
 
     # Quarantine
 
@@ -468,6 +577,9 @@ class EventStore:
         """Make a bearer token: `(secret, token)`. The secret is shown this once."""
         return access.create_token(self.engine, name=name, site_id=site_id, scopes=access.parse_scopes(scopes))
 
-    def _committed(self, position: int) -> None:  # noqa: ARG002 - the runner looks for itself
+    def _committed(self, position: int) -> None:
+        self.hints.give(position)
+        if self._announcer is not None:
+            self._announcer.committed(position)
         if self._runner is not None:
             self._runner.wake()

@@ -1,18 +1,32 @@
-"""Runs the `.sql` files that belong to a revision."""
+"""Reads and runs the `.sql` files that belong to a revision."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import op
-
 SEPARATOR = "\n\n"
+FOLDER = Path(__file__).parent / "sql"
 
 
-def run_sql_file(name: str) -> None:
-    """Execute the statements of `migrations/sql/NAME`, one a paragraph (blank lines part them)."""
-    text = (Path(__file__).parent / "sql" / name).read_text(encoding="utf-8")
-    for paragraph in text.split(SEPARATOR):
-        lines = [line for line in paragraph.splitlines() if not line.startswith("--")]
-        if any(line.strip() for line in lines):
-            op.execute("\n".join(lines))
+def statements(name: str, **values: object) -> list[str]:
+    """The statements of `migrations/sql/NAME`, one a paragraph (blank lines part them), without comments.
+
+    `{key}` stands for a value that only the database knows, such as its schema's name; it is put in as it is given, so a
+    name must be quoted already.
+    """
+    found = []
+    for paragraph in (FOLDER / name).read_text(encoding="utf-8").split(SEPARATOR):
+        statement = "\n".join(line for line in paragraph.splitlines() if not line.startswith("--")).strip()
+        for key, value in values.items():
+            statement = statement.replace(f"{{{key}}}", str(value))
+        if statement:
+            found.append(statement)
+    return found
+
+
+def run_sql_file(name: str, **values: object) -> None:
+    """Execute the statements of `migrations/sql/NAME` in a revision."""
+    from alembic import op
+
+    for statement in statements(name, **values):
+        op.execute(statement)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -41,12 +41,18 @@ async def _write_counts(store: EventStore) -> None:
             _log.warning("refused deliveries are not counted for now", extra={"reason": type(error).__name__})
 
 
-def create_app(store: EventStore, settings: Settings) -> FastAPI:
-    """The app over an open store, which it closes when it ends."""
+def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[], str | None] | None = None) -> FastAPI:
+    """The app over an open store, which it closes when it ends.
+
+    It follows the log with the projections and keeps the tables in order, unless another process does: `elsewhere` then tells
+    what keeps that one from following.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        store.start_projections()
+        if elsewhere is None:
+            store.start_projections()
+            store.start_maintenance()
         counting = asyncio.create_task(_write_counts(store))
         yield
         counting.cancel()
@@ -56,6 +62,7 @@ def create_app(store: EventStore, settings: Settings) -> FastAPI:
         title="Coupon event store", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None
     )
     app.state.context = Context(store, settings)
+    app.state.problem = elsewhere or (lambda: health.kind_of(store.runner.last_error))
     problems.install(app)
     for resource in (webhooks, deliveries, coupons, health):
         app.include_router(resource.router)

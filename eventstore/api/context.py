@@ -19,9 +19,9 @@ from starlette.requests import ClientDisconnect
 
 from eventstore import access
 from eventstore.access import Scope, Token
-from eventstore.api.appender import Appender
 from eventstore.config import Settings
 from eventstore.errors import DeliveryTooLarge, NotAuthenticated, TooManyFailures
+from eventstore.log.appender import Appender
 from eventstore.store import EventStore
 from eventstore.webhooks import FRESH_SECONDS
 
@@ -99,8 +99,8 @@ class Context:
 
     def __post_init__(self) -> None:
         self.failures = Failures(self.settings.auth_failures_per_minute)
-        self.webhooks = Appender(self.store, WEBHOOK_SECONDS)
-        self.relays = Appender(self.store, RELAY_SECONDS)
+        self.webhooks = Appender(self.store.submit, WEBHOOK_SECONDS)
+        self.relays = Appender(self.store.submit, RELAY_SECONDS)
         self.batches = CapacityLimiter(BATCHES_AT_ONCE)
         self.apps = Refresher(self._read_apps, FRESH_SECONDS)
         self._tokens: dict[bytes, Token] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import os
+
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from eventstore.api.context import Here
@@ -18,19 +20,25 @@ class Health(BaseModel):
     head: int = Field(description="The position of the last event.")
     projected: int = Field(description="The position that the projections have reached.")
     problem: str | None = Field(default=None, description="What keeps the projections from following.")
+    pid: int = Field(description="The process that answers: one of several, if there are several workers.")
+
+
+def kind_of(error: str | None) -> str | None:
+    """Of an error the kind alone: what a database or a model says may quote what it choked on."""
+    return (error or "").partition(":")[0] or None
 
 
 @router.get("/healthz", summary="Is the server well?")
-def healthz(here: Here) -> Health:
+def healthz(request: Request, here: Here) -> Health:
     """Reads the log's head and the projections' position; needs no token and tells nothing about the events."""
     from eventstore import __version__
 
-    # The kind alone: what a database or a model says may quote what it choked on.
-    problem = (here.store.runner.last_error or "").partition(":")[0] or None
+    problem = request.app.state.problem()
     return Health(
         status="ok" if problem is None else "degraded",
         version=__version__,
         head=here.store.head(),
         projected=here.store.runner.position(),
         problem=problem,
+        pid=os.getpid(),
     )

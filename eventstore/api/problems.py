@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -29,6 +29,7 @@ from eventstore.errors import (
     UnknownHandler,
     UnknownInstance,
     UnreadableDelivery,
+    UnsupportedEncoding,
     reason_of,
 )
 from eventstore.ingest import UNKNOWN_ROUTE
@@ -77,6 +78,7 @@ _STATUS: tuple[tuple[type[EventStoreError], HTTPStatus], ...] = (
     (UnknownHandler, HTTPStatus.NOT_FOUND),
     (NotFound, HTTPStatus.NOT_FOUND),
     (DeliveryTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (UnsupportedEncoding, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (UnreadableDelivery, HTTPStatus.BAD_REQUEST),
     (InputError, HTTPStatus.BAD_REQUEST),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -104,6 +106,7 @@ _TITLES: dict[type[EventStoreError], str] = {
     UnreadableDelivery: "The delivery cannot be read",
     UnknownHandler: "Unknown handler",
     DeliveryTooLarge: "The delivery is too large",
+    UnsupportedEncoding: "The content encoding is not read",
     StoreUnavailable: "The store is not available now",
     NotAuthenticated: "A bearer token is needed",
     NotGenuine: "The webhook is not proved to be Wix's",
@@ -130,8 +133,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(InterfaceError, _database)
-    app.add_exception_handler(OperationalError, _database)
+    app.add_exception_handler(DBAPIError, _database)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -146,6 +148,8 @@ async def _ours(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, StoreUnavailable | TooManyFailures):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = ", ".join(error.known)  # RFC 7694
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="eventstore"'
     details = problem(error)

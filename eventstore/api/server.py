@@ -25,8 +25,8 @@ SHUTDOWN_SECONDS = 10
 """How long requests under way may take to finish once the server is told to stop."""
 
 
-def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; `on_ready(url)` once it answers. Raises InputError if the port is taken."""
+def listen(settings: Settings) -> socket.socket:
+    """A socket at the host and port of the settings, on which callers may wait from now on. Raises InputError if it is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -37,10 +37,33 @@ def serve(store: EventStore, settings: Settings, *, on_ready: Callable[[str], No
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port"
         ) from error
     listener.listen(BACKLOG)
+    return listener
+
+
+def url_of(listener: socket.socket, settings: Settings) -> str:
+    """Where a socket made by `listen` is reached."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
+    return f"http://{host}:{listener.getsockname()[1]}"
+
+
+def serve(
+    store: EventStore,
+    settings: Settings,
+    *,
+    listener: socket.socket | None = None,
+    elsewhere: Callable[[], str | None] | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve in this process until SIGINT or SIGTERM; `on_ready(url)` once it answers.
+
+    On `listener`, or else at the host and port of the settings: raises InputError if those are taken. `elsewhere`: see
+    `create_app`.
+    """
+    listener = listen(settings) if listener is None else listener
+    url = url_of(listener, settings)
     config = uvicorn.Config(
-        Shortcut(create_app(store, settings)),
+        Shortcut(create_app(store, settings, elsewhere=elsewhere)),
+        backlog=BACKLOG,
         log_config=None,
         access_log=False,
         server_header=False,

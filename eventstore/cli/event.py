@@ -12,7 +12,7 @@ from eventstore.errors import NotFound
 
 if TYPE_CHECKING:
     from eventstore.log.records import RecordedEvent
-    from eventstore.store import SignatureCheck
+    from eventstore.signatures import SignatureCheck
 
 
 @click.command()

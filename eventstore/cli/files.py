@@ -1,25 +1,26 @@
-"""What the commands that read files share: numbered lines, when a file was taken, what went wrong."""
+"""What the commands that read files share: their lines, when a file was taken, how far it is, what went wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
-import orjson
 
-from eventstore.errors import InputError
+from eventstore.errors import EventStoreError
+from eventstore.lines import Deliveries, numbered
 
 if TYPE_CHECKING:
+    from eventstore.bulk import IngestProgress
     from eventstore.ingest import LineAnswer
 
-MAX_FILE_DOCUMENT = 64 * 1024 * 1024
-"""Bytes of a file that is one JSON document rather than lines."""
-BOM = b"\xef\xbb\xbf"
-"""What some programs on Windows begin a UTF-8 file with; it is no part of the first delivery."""
+PLAIN_PROGRESS_SECONDS = 10.0
+"""How often progress is told where standard error is no terminal."""
 SHOWN_PROBLEMS = 20
 """Refused or quarantined lines shown; the rest is counted."""
 
@@ -64,41 +65,47 @@ def taken_at(name: str, observed_at: datetime | None) -> datetime:
     return datetime.now(UTC) if name == "-" else datetime.fromtimestamp(Path(name).stat().st_mtime, UTC)
 
 
-def numbered_lines(name: str) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines of a file. One JSON document over several lines is line 1; of a list, each item is a line."""
-    with click.open_file(name, "rb") as opened:
-        line = opened.readline(MAX_FILE_DOCUMENT).removeprefix(BOM)
-        if line.lstrip()[:1] == b"[" or (line.lstrip()[:1] == b"{" and _parsed(line) is None):
-            yield from _of_document(name, line, opened)
-            return
-        number = 0
-        while line:
-            number += 1
-            yield number, line
-            line = opened.readline(MAX_FILE_DOCUMENT)
+def numbered_lines(name: str) -> Iterator[tuple[int, bytes | EventStoreError]]:
+    """Numbered lines of a file, compressed or not. One JSON document over several lines is line 1; of a list, each item is a
+    line."""
+    with click.open_file(name, "rb") as stream:
+        yield from numbered(Deliveries(stream, name).pieces())
 
 
-def _of_document(name: str, first: bytes, opened: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    whole = first + opened.read(MAX_FILE_DOCUMENT)
-    if opened.read(1):
-        raise InputError(
-            f"{name} is one JSON document of over {MAX_FILE_DOCUMENT:,} bytes; split it, or write one delivery a line"
-        )
-    document = _parsed(whole)
-    if isinstance(document, list):
-        for number, item in enumerate(document, 1):
-            yield number, orjson.dumps(item)
-    elif isinstance(document, dict) or first.strip() == b"{":
-        yield 1, whole
-    elif first.strip() == b"[":
-        raise InputError(f"{name} is not JSON: it begins as a list and never ends well; is it cut short?")
-    else:
-        # Lines after all, of which the first is wrong: each is judged alone.
-        yield from enumerate(whole.splitlines(keepends=True), 1)
+@contextmanager
+def file_progress(name: str) -> Iterator[Callable[[IngestProgress], None]]:
+    """Bytes and lines done, rate and time left on standard error: a bar on a terminal, elsewhere a line now and then."""
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    terminal = Console(stderr=True)
+    started = told = time.monotonic()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[lines]}"),
+        TimeRemainingColumn(),
+        console=terminal,
+        transient=True,
+        disable=not terminal.is_terminal,
+    ) as bar:
+        task = bar.add_task(Path(name).name.replace("[", r"\["), total=None, lines="")
 
-def _parsed(text: bytes) -> object:
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
+        def update(at: IngestProgress) -> None:
+            nonlocal told
+            now = time.monotonic()
+            lines = f"{at.lines:,} lines, {at.lines / max(now - started, 0.001):,.0f}/s"
+            if terminal.is_terminal:
+                bar.update(task, completed=at.bytes_read, total=at.bytes_total, lines=lines)
+            elif now - told >= PLAIN_PROGRESS_SECONDS:
+                told = now
+                of, left = "", ""
+                if at.bytes_total is not None and at.bytes_read:
+                    of = f" of {decimal(at.bytes_total)}"
+                    seconds = (at.bytes_total - at.bytes_read) / at.bytes_read * (now - started)
+                    left = f", {timedelta(seconds=round(seconds))} left"
+                click.echo(f"{name}: {decimal(at.bytes_read)}{of}, {lines}{left}", err=True)
+
+        yield update

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from eventstore.cli.common import json_option, open_store, print_json, print_table, progress
-from eventstore.cli.files import Problems, files_argument, numbered_lines, observed_at_option, taken_at
-from eventstore.errors import InputError, StoreUnavailable
+from eventstore.cli.files import Problems, file_progress, files_argument, observed_at_option, taken_at
+from eventstore.errors import InputError
 
 if TYPE_CHECKING:
     from eventstore.ingest import LineAnswer
 
+MAX_READERS = 64
+"""More than any writer can follow: only so that a slip of the keyboard does not start a thousand processes."""
 ROUTES = ["velo", "rest", "sdk", "snapshot"]
 
 
@@ -27,6 +29,11 @@ ROUTES = ["velo", "rest", "sdk", "snapshot"]
 )
 @click.option("--site", metavar="ID", help="The site they belong to; else the one each names.")
 @observed_at_option
+@click.option(
+    "--readers",
+    type=click.IntRange(0, MAX_READERS),
+    help="Processes that read large files; 0: this one alone. Default: by the cores of the machine.",
+)
 @json_option
 @click.pass_context
 def ingest(
@@ -36,11 +43,12 @@ def ingest(
     handler: str | None,
     site: str | None,
     observed_at: datetime | None,
+    readers: int | None,
     as_json: bool,
 ) -> None:
     """Append deliveries from files: NDJSON (one delivery a line) or one JSON document each; `-` reads standard input.
 
-    A line may also wrap a delivery with what its body does not say:
+    Files of any size, plain or compressed with gzip or zstd. A line may also wrap a delivery with what its body does not say:
     {"route": "velo", "handler": "wixMarketing_onCouponCreated", "body": {…}}. Running a file again appends nothing new.
     Exit status 1 if any line was refused or quarantined.
     """
@@ -53,31 +61,24 @@ def ingest(
     problems = Problems()
     with open_store(ctx, create=True) as store:
         for name in files:
-            with progress(name, "lines") as update:
-                done = 0
+            with click.open_file(name, "rb") as stream, file_progress(name) as update:
 
-                def on_answer(answer: LineAnswer, name: str = name, update=update) -> None:  # type: ignore[no-untyped-def]
-                    nonlocal done
-                    done += 1
-                    totals.add(answer)
+                def on_problem(answer: LineAnswer, name: str = name) -> None:
                     problems.add(name, answer)
-                    if done % 100 == 0:
-                        update(done, None)
 
-                try:
-                    store.ingest(
-                        numbered_lines(name),
-                        route=route,
-                        handler=handler,
-                        site=site,
-                        observed_at=taken_at(name, observed_at),
-                        on_answer=on_answer,
-                    )
-                except StoreUnavailable as error:
-                    raise StoreUnavailable(
-                        f"{name}: stopped after {done} answered lines: {error}; run it again, what is in is not appended twice"
-                    ) from error
-        store.project()
+                totals += store.ingest_file(
+                    stream,
+                    name=name,
+                    route=route,
+                    handler=handler,
+                    site=site,
+                    observed_at=taken_at(name, observed_at),
+                    readers=readers,
+                    on_problem=on_problem,
+                    on_progress=update,
+                )
+        with progress("projections", "events") as moved:
+            store.project(on_progress=moved)
         head = store.head()
     if as_json:
         print_json({"lines": totals.lines, "events": totals.counts, "head": head, "problems": problems.shown})

@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import-coupons": ("eventstore.cli.import_coupons", "Import what Query Coupons answers, and show what differs."),
     "rebuild-projections": ("eventstore.cli.rebuild", "Rebuild current state and usage counts from the log."),
     "status": ("eventstore.cli.store", "Show the store at a glance."),
+    "verify": ("eventstore.cli.verify", "Check that the database still keeps the log append-only."),
+    "maintain": ("eventstore.cli.maintain", "Make partitions ahead of the log (PostgreSQL)."),
     "coupon": ("eventstore.cli.coupon", "Show one coupon: state, usage, findings, history."),
     "usage": ("eventstore.cli.coupon", "Show how often each coupon was used."),
     "report": ("eventstore.cli.report", "Answer a question with DuckDB: table, JSON or CSV."),
@@ -103,12 +105,13 @@ def main() -> None:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
         sys.exit(exit_code(error))
     except Exception as error:
-        from eventstore.log.engine import is_unavailable
+        from eventstore.log.engine import is_unavailable, said
 
         if not is_unavailable(error):
             raise
-        told = getattr(error, "orig", error)
-        click.echo(f"{click.style('error:', fg='red', bold=True)} the database failed: {told}; try again", err=True)
+        click.echo(
+            f"{click.style('error:', fg='red', bold=True)} the database failed: {said(error)}; try again", err=True
+        )
         sys.exit(EXIT_UNAVAILABLE)
 
 

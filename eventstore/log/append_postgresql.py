@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.log.append import Key, KnownEvent, Rows, Statements, Turn, disagrees, ids_by_site, known_statement
+from eventstore.log.engine import READ_ONLY
 from eventstore.log.insert import BulkInsert, columns
 from eventstore.log.records import Prepared
 from eventstore.log.tables import event_keys, events
@@ -81,7 +82,7 @@ def _driver(connection: Connection) -> Iterator[Driver]:
     try:
         yield driver
     except psycopg.Error as error:
-        lost = dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
+        lost = error.sqlstate == READ_ONLY or dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(

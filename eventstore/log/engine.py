@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +12,27 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.engine import URL, ExceptionContext
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from eventstore.errors import InputError
+from eventstore.log.turns import Turns
 
 BUSY_TIMEOUT_MS = 5_000
 """How long either engine waits for another process's write before it gives up: longer than any batch takes to commit."""
+
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""When a PostgreSQL server that has vanished without a word counts as lost: after about 25 s (libpq's names; seconds, but the
+last in milliseconds). The operating system's own patience is hours."""
+READ_ONLY = "25006"
+"""SQLSTATE of a write on a server that may only read."""
 
 CHECKPOINT_PAGES = 8_000
 """Pages of write-ahead log before SQLite moves them into the file: 32 MB. At its default of 1 000 every full batch would be
@@ -54,28 +66,70 @@ def make_engine(url: str | Path) -> Engine:
     """An engine whose SQLite connections are durable (WAL, synchronous=FULL) and take the write lock at BEGIN when asked."""
     parsed = store_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(
-            parsed,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            # A replica that stands still with the head locked must not hang all the others.
-            connect_args={"options": f"-c lock_timeout={BUSY_TIMEOUT_MS}"},
+        engine = create_engine(
+            parsed, pool_pre_ping=True, hide_parameters=True, connect_args=_postgresql_arguments(parsed)
         )
+        event.listen(engine, "connect", _prepare_postgresql)
+        event.listen(engine, "handle_error", _leave_a_server_that_only_reads)
+        return engine
     arguments = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
     engine = create_engine(parsed, connect_args=arguments, hide_parameters=True)  # parameters hold personal data
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    turns = _turns[engine] = Turns(sqlite_path(engine))
+    event.listen(engine, "engine_disposed", lambda _engine: turns.close())
     return engine
 
 
+def _postgresql_arguments(url: URL) -> dict[str, str | int]:
+    """How to connect, as far as the URL does not say."""
+    # A replica that stands still with the head locked must not hang all the others. The URL's options come last and win.
+    options = f"-c lock_timeout={BUSY_TIMEOUT_MS}"
+    given = url.query.get("options")
+    if given is not None:
+        options += " " + (given if isinstance(given, str) else " ".join(given))
+    return {**{name: value for name, value in PATIENCE.items() if name not in url.query}, "options": options}
+
+
+def _prepare_postgresql(dbapi_connection: Any, _record: ConnectionPoolEntry) -> None:
+    # An answer is given after the commit, which must then be on the disk, whatever a server's or a role's default.
+    with dbapi_connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'"
+        )
+    dbapi_connection.commit()
+
+
+def _leave_a_server_that_only_reads(context: ExceptionContext) -> None:
+    # After a failover the old primary, or a replica, still answers. A new connection may find the new one (a URL of several
+    # hosts with target_session_attrs=read-write).
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
+
+
+_OF_ITSELF = (READ_ONLY, "XX")
+"""SQLSTATEs, or their beginnings, by which PostgreSQL speaks of itself and which its driver does not class as operational: a
+server that may only read, as a replica after a failover, and one with a fault inside or damaged files."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def is_unavailable(error: Exception) -> bool:
-    """Whether the database cannot be used now: locked, full, out of reach.
+    """Whether the database cannot be used now: locked, full, out of reach, damaged, or there to be read only.
 
     SQLite gives a wrong statement the same class of error; that is a bug, to be seen as one.
     """
-    if not isinstance(error, OperationalError | InterfaceError):
+    if not isinstance(error, DBAPIError):
         return False
-    return getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if isinstance(error, OperationalError | InterfaceError):
+        return code != sqlite3.SQLITE_ERROR
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return state.startswith(_OF_ITSELF) or (code is not None and code & 0xFF in _DAMAGED)
+
+
+def said(error: BaseException) -> str:
+    """What the database said, in one line. Behind the first PostgreSQL repeats the statement, and may quote a row."""
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
 
 
 def writing(connection: Connection) -> Connection:
@@ -83,20 +137,17 @@ def writing(connection: Connection) -> Connection:
     return connection.execution_options(eventstore_writes=True)
 
 
-_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[Engine, Turns] = WeakKeyDictionary()
 
 
 @contextmanager
 def write_turn(engine: Engine) -> Iterator[None]:
-    """Wait for this process's turn to write to a SQLite file; nothing on PostgreSQL.
-
-    SQLite lets one write at a time and has the others sleep and look again, up to a tenth of a second at a time. Threads of
-    one process can do better: the next one is woken as soon as the one before it has committed.
-    """
-    if not is_sqlite(engine):
+    """Wait for the turn to write to a SQLite file, among threads and processes; nothing on PostgreSQL."""
+    turns = _turns.get(engine)
+    if turns is None:
         yield
         return
-    with _turns.setdefault(engine, threading.Lock()):
+    with turns.turn():
         yield
 
 

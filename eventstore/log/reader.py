@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import Connection, Engine, Select, select
 
 from eventstore.log.records import RecordedEvent
 from eventstore.log.schema import head_size
@@ -16,6 +16,25 @@ PAGE_EVENTS = 1_000
 """Events in a page: about 1 MB of payload."""
 
 _COLUMNS = (events.c.position, events.c.recorded_at, events.c.payload, events.c.leaf_hash)
+
+
+class Filter(NamedTuple):
+    """Which events a reader wants; what is None does not matter, and the others combine."""
+
+    site_id: str | None = None
+    coupon_id: str | None = None
+    type_: str | None = None
+
+
+class Advance(NamedTuple):
+    """A reader's step: the events found, and the position up to which there are no others of those that it wants.
+
+    `head` is the position of the last event of the log, as it was when the step began.
+    """
+
+    records: list[RecordedEvent]
+    position: int
+    head: int
 
 
 def head(engine: Engine) -> int:
@@ -34,9 +53,45 @@ def read(
     type_: str | None = None,
 ) -> list[RecordedEvent]:
     """At most `limit` events with positions above `after`, in order. Filters combine."""
-    statement = _filtered(site_id, coupon_id, type_).where(events.c.position > after).limit(limit)
     with engine.connect() as connection:
-        return [RecordedEvent(*row) for row in connection.execute(statement)]
+        return _page(connection, Filter(site_id, coupon_id, type_), after=after, until=None, limit=limit)
+
+
+def advance(engine: Engine, wanted: Filter, *, after: int, limit: int = PAGE_EVENTS) -> Advance:
+    """At most `limit` of the wanted events above `after`, and how far the log is known with them.
+
+    The head is read first. What stands below it is committed, and so seen by the statement that follows: writers take turns,
+    and the head moves in the transaction that inserts.
+    """
+    with engine.connect() as connection:
+        last = head_size(connection)
+        if last <= after:
+            return Advance([], after, last)
+        found = _page(connection, wanted, after=after, until=last, limit=limit)
+    return Advance(found, found[-1].position if len(found) == limit else last, last)
+
+
+def stream_pages(
+    engine: Engine,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    site_id: str | None = None,
+    coupon_id: str | None = None,
+    type_: str | None = None,
+    page: int = PAGE_EVENTS,
+) -> Iterator[list[RecordedEvent]]:
+    """`stream` in the pages that it is read in, none of them empty. Between two pages nothing is held open."""
+    wanted = Filter(site_id, coupon_id, type_)
+    last = head(engine) if until is None else until
+    while after < last:
+        with engine.connect() as connection:
+            found = _page(connection, wanted, after=after, until=last, limit=page)
+        if found:
+            yield found
+        if len(found) < page:
+            return
+        after = found[-1].position
 
 
 def stream(
@@ -50,16 +105,10 @@ def stream(
     page: int = PAGE_EVENTS,
 ) -> Iterator[RecordedEvent]:
     """Every event above `after` and up to `until` (default: the head now), a page in memory at a time."""
-    last = head(engine) if until is None else until
-    while after < last:
-        found = read(engine, after=after, limit=page, site_id=site_id, coupon_id=coupon_id, type_=type_)
-        for record in found:
-            if record.position > last:
-                return
-            yield record
-        if len(found) < page:
-            return
-        after = found[-1].position
+    for found in stream_pages(
+        engine, after=after, until=until, site_id=site_id, coupon_id=coupon_id, type_=type_, page=page
+    ):
+        yield from found
 
 
 def find(engine: Engine, event_id: str, *, site_id: str | None = None) -> RecordedEvent | None:
@@ -84,12 +133,19 @@ def original(engine: Engine, position: int) -> bytes | None:
     return None if kept is None else zlib.decompress(kept)
 
 
-def _filtered(site_id: str | None, coupon_id: str | None, type_: str | None) -> Select[Any]:
+def _page(connection: Connection, wanted: Filter, *, after: int, until: int | None, limit: int) -> list[RecordedEvent]:
+    statement = _filtered(wanted).where(events.c.position > after).limit(limit)
+    if until is not None:
+        statement = statement.where(events.c.position <= until)
+    return [RecordedEvent(*row) for row in connection.execute(statement)]
+
+
+def _filtered(wanted: Filter) -> Select[Any]:
     statement = select(*_COLUMNS).order_by(events.c.position)
-    if site_id is not None:
-        statement = statement.where(events.c.site_id == site_id)
-    if coupon_id is not None:
-        statement = statement.where(events.c.coupon_id == coupon_id)
-    if type_ is not None:
-        statement = statement.where(events.c.type == type_)
+    if wanted.site_id is not None:
+        statement = statement.where(events.c.site_id == wanted.site_id)
+    if wanted.coupon_id is not None:
+        statement = statement.where(events.c.coupon_id == wanted.coupon_id)
+    if wanted.type_ is not None:
+        statement = statement.where(events.c.type == wanted.type_)
     return statement

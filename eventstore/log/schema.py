@@ -8,57 +8,15 @@ from sqlalchemy import Connection, Engine, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import StoreNotReady
-from eventstore.log.engine import is_sqlite, sqlite_path, sync_directory, writing
+from eventstore.log.engine import is_sqlite, said, sqlite_path, sync_directory, writing
+from eventstore.log.roles import act_as_owner
 from eventstore.log.tables import log_head
 
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003"
 """The revision this code works with: the newest in `migrations/versions`; a test compares."""
 _LOG_TABLES = {"events", "event_keys", "log_head"}
 _MIGRATION_LOCK = 0x436F75706F6E
 """PostgreSQL advisory lock key, so that two processes started at once do not both create the tables."""
-
-GUARDS = {
-    "sqlite": frozenset(
-        {
-            "events_no_update",
-            "events_no_delete",
-            "events_next_position",
-            "event_keys_no_update",
-            "event_keys_no_delete",
-            "event_keys_no_replace",
-            "log_head_forward_only",
-            "log_head_no_delete",
-            "log_head_no_replace",
-            "quarantine_no_rewrite",
-            "quarantine_no_delete",
-            "quarantine_no_replace",
-            "wix_app_keys_no_rewrite",
-            "wix_app_keys_no_delete",
-            "wix_app_keys_no_revival",
-            "wix_app_keys_no_replace",
-        }
-    ),
-    "postgresql": frozenset(
-        {
-            "events_next_position",
-            "events_no_change",
-            "events_no_truncate",
-            "event_keys_no_change",
-            "event_keys_no_truncate",
-            "log_head_forward_only",
-            "log_head_no_delete",
-            "log_head_no_truncate",
-            "quarantine_no_rewrite",
-            "quarantine_no_delete",
-            "quarantine_no_truncate",
-            "wix_app_keys_no_rewrite",
-            "wix_app_keys_no_delete",
-            "wix_app_keys_no_revival",
-            "wix_app_keys_no_truncate",
-        }
-    ),
-}
-"""The triggers that make the log append-only, by engine."""
 
 
 def revision(engine: Engine) -> str | None:
@@ -69,7 +27,7 @@ def revision(engine: Engine) -> str | None:
         with engine.connect() as connection:
             return _revision(connection)
     except DBAPIError as error:
-        raise StoreNotReady(f"{engine.url!r} cannot be opened as a store: {error.orig}") from error
+        raise StoreNotReady(f"{engine.url!r} cannot be opened as a store: {said(error)}") from error
 
 
 def _revision(connection: Connection) -> str | None:
@@ -104,22 +62,25 @@ def migrate(engine: Engine) -> bool:
             with connection.begin():
                 if not is_sqlite(engine):
                     connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-                _refuse_newer(connection)
+                if _refuse_newer(connection) is not None and not is_sqlite(engine):
+                    act_as_owner(connection)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
     except DBAPIError as error:
-        raise StoreNotReady(f"{engine.url!r} cannot be migrated: {error.orig}") from error
+        raise StoreNotReady(f"{engine.url!r} cannot be migrated: {said(error)}") from error
     if is_sqlite(engine):
         sync_directory(parent)
     return True
 
 
-def _refuse_newer(connection: Connection) -> None:
+def _refuse_newer(connection: Connection) -> str | None:
+    """The revision that is there, which must not be newer than this program's."""
     found = _revision(connection)
     if found is not None and found > HEAD_REVISION:
         raise StoreNotReady(
             f"the store is of revision {found}, newer than this program's {HEAD_REVISION}: upgrade the program"
         )
+    return found
 
 
 def require_ready(engine: Engine) -> None:
@@ -131,18 +92,6 @@ def require_ready(engine: Engine) -> None:
         raise StoreNotReady(
             f"the store is of revision {found}, this program needs {HEAD_REVISION}; run `eventstore init`"
         )
-
-
-def missing_guards(engine: Engine) -> list[str]:
-    """The append-only triggers that should stand on the log and do not, sorted. Empty when all is well."""
-    listing = (
-        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-        if is_sqlite(engine)
-        else "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled = 'A'"
-    )
-    with engine.connect() as connection:
-        present = set(connection.execute(text(listing)).scalars())
-    return sorted(GUARDS[engine.dialect.name] - present)
 
 
 def head_size(connection: Connection) -> int:

@@ -8,6 +8,7 @@ never skip an event; it costs one lock a batch, not an event.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -16,11 +17,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from eventstore.errors import EventStoreError, StoreUnavailable
 from eventstore.log.batch import Batches, Entry, evidence
-from eventstore.log.engine import write_transaction
+from eventstore.log.engine import said, write_transaction
+from eventstore.log.partitions import is_out_of_partitions
 from eventstore.log.records import Outcome, Prepared, Rejected, finish
 
 BATCH_EVENTS = 2_000
@@ -35,6 +37,8 @@ QUEUE_EVENTS = 20_000
 """Events waiting at most, about two seconds of work; past that, callers are told to come again (`StoreUnavailable`)."""
 QUEUE_BYTES = 256 * 1024 * 1024
 """Payload and original bytes waiting at most: bounds memory when events are large."""
+FULL_SECONDS = 60.0
+"""When to come again while there is no partition for the next event: somebody has to make one."""
 LOCK_SECONDS = 3.0
 """How long a batch that another process's lock made fail at once is tried again."""
 
@@ -230,7 +234,7 @@ class Writer:
 
     def _quarantine(self, entry: Entry, error: BaseException) -> Outcome:
         """Keep an entry that the database would not take as an event. Raises EventStoreError if it will not keep it at all."""
-        reason = f"the log refused the event: {getattr(error, 'orig', None) or error}"
+        reason = f"the log refused the event: {said(error)}"
         if isinstance(entry, Rejected):
             raise EventStoreError(reason) from error
         return self._commit_with_retries([evidence(entry, reason)])[0][0]
@@ -242,32 +246,46 @@ class Writer:
         while True:
             try:
                 return self._commit(entries)
-            except (OperationalError, InterfaceError) as error:
+            except SQLAlchemyError as error:
+                if is_out_of_partitions(error):
+                    raise StoreUnavailable(
+                        "the last partition of events is full; run `eventstore maintain` as the tables' owner, then send the "
+                        "events again",
+                        retry_after=FULL_SECONDS,
+                    ) from error
+                if _is_about_an_event(error):
+                    raise
                 if time.monotonic() > deadline or not _worth_retrying(error):
                     raise StoreUnavailable(
-                        f"the database did not take the events: {error.orig}; send them again, none is kept twice"
+                        f"the database did not take the events: {said(error)}; send them again, none is kept twice"
                     ) from error
                 time.sleep(0.05)
-            except SQLAlchemyError as error:
-                if isinstance(error, DBAPIError) and not error.connection_invalidated and not _not_the_events(error):
-                    raise
-                told = getattr(error, "orig", None) or error
-                raise StoreUnavailable(f"the database does not take events: {told}; send them again") from error
 
     def _commit(self, entries: list[Entry]) -> tuple[list[Outcome], int | None]:
         with write_transaction(self._engine) as connection:
             return self._batches.append(connection, entries)
 
 
-def _not_the_events(error: DBAPIError) -> bool:
-    """Whether the database refuses whatever it is given: a guard (the log and its head disagree), or a missing table or right.
+_RAISED = "P0"
+"""PostgreSQL's class of errors that a trigger raises."""
 
-    Such a fault must not be blamed on events that are sound.
+
+def _is_about_an_event(error: SQLAlchemyError) -> bool:
+    """Whether the database refuses what it was given, and not whatever it may be given: a value, or a trigger's own rule.
+
+    All else that it may say is about itself: a lost connection, a lock, a full disk, a server that may only read, a corrupt
+    file, a missing table, a log and a head that disagree. Such a fault must not be blamed on events that are sound.
     """
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return False
     state = getattr(error.orig, "sqlstate", None) or ""
-    return "append-only" in str(error.orig) or "log_head" in str(error.orig) or state.startswith("42")
+    if not isinstance(error, DataError | IntegrityError) and not state.startswith(_RAISED):
+        return False
+    return not any(ours in str(error.orig) for ours in ("append-only", "log_head"))
 
 
-def _worth_retrying(error: DBAPIError) -> bool:
-    """Whether nothing can have been written: another process holds the lock."""
-    return "locked" in str(error.orig) or "busy" in str(error.orig)
+def _worth_retrying(error: SQLAlchemyError) -> bool:
+    """Whether it is only that another process holds SQLite's lock, for which nothing was written, and nothing waited."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    # The lowest byte is the error, the others say what kind of it.
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

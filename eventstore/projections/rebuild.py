@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import ProjectionError
 from eventstore.log import arrow
-from eventstore.log.engine import writing
+from eventstore.log.engine import said, writing
 from eventstore.log.reader import head
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, with_dependents
@@ -81,7 +81,7 @@ def rebuild_projections(
         raise ProjectionError(f"a model could not be run over the log: {error}; the old tables stay") from error
     except DBAPIError as error:
         raise ProjectionError(
-            f"the rebuilt tables could not be written: {error.orig}; the old ones stay (a second rebuild begun meanwhile "
+            f"the rebuilt tables could not be written: {said(error)}; the old ones stay (a second rebuild begun meanwhile "
             "takes over from the first)"
         ) from error
 

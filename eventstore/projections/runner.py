@@ -19,14 +19,18 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import ProjectionError, StoreUnavailable
 from eventstore.log import arrow
-from eventstore.log.engine import write_turn, writing
+from eventstore.log.engine import said, write_turn, writing
 from eventstore.log.schema import head_size
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, projections
 from eventstore.projections.duck import ModelSession, quoted
 
-STEP_EVENTS = 5_000
-"""Events in one step: a fraction of a second of work, so that readers see progress and memory stays small."""
+STEP_EVENTS = 50_000
+"""Events in one step at most: its fixed cost, and the rows that it reads and writes again, are shared by so many that 50,000
+take 1.1 s of work where ten steps take 2.9 (and a rebuild 1.7). It takes 120 MB more than those."""
+LIVE_STEP_EVENTS = 5_000
+"""Events in one step of the runner's own thread, beside which others append: they wait for a SQLite file no longer than its
+rows take to be written, a tenth of a second rather than half a second."""
 POLL_SECONDS = 0.25
 """How often the runner looks for events that another process appended; its own process wakes it at once."""
 REST = 3.0
@@ -53,15 +57,21 @@ class Runner:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.last_error: str | None = None
+        self.on_wait: Callable[[], None] | None = None
+        """Called while somebody waits for a position: tells the process that follows the log, if it is another."""
 
-    def catch_up(self, *, on_progress: Callable[[int, int], None] | None = None) -> int:
+    def catch_up(self, *, on_progress: Callable[[int, int], None] | None = None, step_events: int | None = None) -> int:
         """Take in everything the log holds now; returns the position reached. `on_progress(position, head)` after each step.
 
-        A runner that is being stopped ends after the step under way.
+        A step takes in at most `step_events` events (default: STEP_EVENTS). A runner that is being stopped ends after the
+        step under way.
         """
         while True:
-            with self._lock:
-                position, head = self._step()
+            try:
+                with self._lock:
+                    position, head = self._step(min(step_events or STEP_EVENTS, STEP_EVENTS))
+            except DBAPIError as error:
+                raise StoreUnavailable(f"the projections could not follow the log: {said(error)}") from error
             with self._moved:
                 self._moved.notify_all()
             if on_progress is not None:
@@ -84,6 +94,11 @@ class Runner:
         """Tell the runner that the log has grown. Cheap; callable from any thread."""
         self._wake.set()
 
+    def hurry(self) -> None:
+        """Somebody waits for a position: end the rest after a step. Cheap; callable from any thread."""
+        self._wake.set()
+        self._awaited.set()
+
     def stop(self) -> None:
         """Finish the step under way and end the thread."""
         self._stopping = True
@@ -100,8 +115,9 @@ class Runner:
         """Wait until every projection has taken in `position` (read your own writes); False when the time is up."""
         deadline = time.monotonic() + timeout
         while self.position() < position:
-            self.wake()
-            self._awaited.set()
+            self.hurry()
+            if self.on_wait is not None:
+                self.on_wait()
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -119,7 +135,7 @@ class Runner:
             started = time.monotonic()
             self._awaited.clear()
             try:
-                self.catch_up()
+                self.catch_up(step_events=LIVE_STEP_EVENTS)
                 failures = 0
                 self.last_error = None
                 self._awaited.wait(min(REST * (time.monotonic() - started), REST_SECONDS))
@@ -130,8 +146,8 @@ class Runner:
 
     # One step
 
-    def _step(self) -> tuple[int, int]:
-        """Take in at most STEP_EVENTS events; `(position all have reached, head)`."""
+    def _step(self, most: int) -> tuple[int, int]:
+        """Take in at most `most` events; `(position all have reached, head)`."""
         with self._engine.connect() as connection:
             head = head_size(connection)
             at = tables.positions(connection)
@@ -140,7 +156,7 @@ class Runner:
             return start, head
         models = [model for model in projections() if at[model.name] == start]
         ahead = [position for position in at.values() if position > start]
-        until = min([start + STEP_EVENTS, head, *ahead])
+        until = min([start + most, head, *ahead])
         if self._session is None:
             # A step is too small to be shared out, and those who append need the other cores.
             self._session = ModelSession(threads=1)
@@ -171,17 +187,14 @@ class Runner:
         return changes
 
     def _write(self, models: Sequence[Projection], changes: dict[str, Rows], start: int, until: int) -> None:
-        try:
-            with self._engine.connect() as plain, write_turn(self._engine):
-                connection = writing(plain)
-                with connection.begin() as transaction:
-                    for model in models:
-                        if not tables.advance(connection, model, start, until):
-                            transaction.rollback()  # another runner, or a rebuild, was faster: its rows are right
-                            return
-                        tables.upsert(connection, model, changes[model.name])
-        except DBAPIError as error:
-            raise StoreUnavailable(f"the projections could not be written: {error.orig}") from error
+        with write_turn(self._engine), self._engine.connect() as plain:
+            connection = writing(plain)
+            with connection.begin() as transaction:
+                for model in models:
+                    if not tables.advance(connection, model, start, until):
+                        transaction.rollback()  # another runner, or a rebuild, was faster: its rows are right
+                        return
+                    tables.upsert(connection, model, changes[model.name])
 
 
 def _merge_facts(session: ModelSession, connection: Connection, model: Projection) -> None:

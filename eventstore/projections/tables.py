@@ -35,6 +35,7 @@ from eventstore.errors import ProjectionError
 from eventstore.log.engine import is_sqlite, writing
 from eventstore.log.insert import BulkInsert
 from eventstore.log.records import now
+from eventstore.log.roles import act_as_owner, share_derived
 from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections.catalogue import Projection, projections, with_dependents
 
@@ -62,9 +63,11 @@ def ensure(engine: Engine) -> None:
 
 def make(connection: Connection, model: Projection, name: str, *, indexed: bool = True) -> None:
     """Make the model's table under a name, empty, replacing what stood there."""
+    act_as_owner(connection)
     table = model.make_table(name)
     table.drop(connection, checkfirst=True)
     table.create(connection)
+    share_derived(connection, name)
     if not indexed:
         for index in table.indexes:
             index.drop(connection)
@@ -72,6 +75,7 @@ def make(connection: Connection, model: Projection, name: str, *, indexed: bool 
 
 def swap(connection: Connection, model: Projection, shadow: str) -> None:
     """Put the shadow table in the model's place. Inside the caller's transaction, so that readers see either or the other."""
+    act_as_owner(connection)
     model.table.drop(connection, checkfirst=True)
     connection.exec_driver_sql(f"ALTER TABLE {shadow} RENAME TO {model.name}")
     for index in model.table.indexes:
@@ -89,6 +93,7 @@ def drop_shadows(engine: Engine, models: Sequence[Projection], *, only: Iterable
         with engine.connect() as plain:
             connection = writing(plain)
             with connection.begin():
+                act_as_owner(connection)
                 for name in there:
                     connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
 

@@ -1,0 +1,81 @@
+"""The store at a glance: sizes, positions, and whether the guards stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Engine, func, select
+
+from eventstore.log import guards, partitions, reader, schema
+from eventstore.log.tables import quarantine
+from eventstore.projections import tables
+from eventstore.projections.catalogue import projections
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionStatus:
+    """How far a projection is: `lag` is the number of events it has yet to take in."""
+
+    name: str
+    rows: int
+    position: int
+    lag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The store at a glance.
+
+    `missing_guards` names the guards that are missing or disabled; `guard_findings` is all that is wrong with them.
+    `positions_left` is how many events PostgreSQL has partitions for, `partitions_ahead` how many empty ones come after the one
+    that takes the next event; both are None on SQLite, which has no end.
+    """
+
+    url: str
+    revision: str
+    events: int
+    last_recorded_at: datetime | None
+    quarantined: int
+    conflicts: int
+    missing_guards: tuple[str, ...]
+    guard_findings: tuple[guards.Finding, ...]
+    positions_left: int | None
+    partitions_ahead: int | None
+    projections: tuple[ProjectionStatus, ...]
+
+
+def status(engine: Engine) -> Status:
+    """Sizes, positions and the state of the guards, as they are now."""
+    with engine.connect() as connection:
+        size = schema.head_size(connection)
+        positions = tables.positions(connection)
+        open_entries = connection.execute(
+            select(quarantine.c.kind, func.count())
+            .where(quarantine.c.resolved_at.is_(None))
+            .group_by(quarantine.c.kind)
+        )
+        kinds: dict[str, int] = {kind: count for kind, count in open_entries}
+        rows = {
+            model.name: int(connection.execute(select(func.count()).select_from(model.table)).scalar_one())
+            for model in projections()
+        }
+    last = reader.read(engine, after=size - 1, limit=1) if size else []
+    findings = guards.check_guards(engine)
+    room = partitions.room(engine)
+    return Status(
+        url=engine.url.render_as_string(),
+        revision=schema.revision(engine) or "",
+        events=size,
+        last_recorded_at=last[0].recorded_at if last else None,
+        quarantined=kinds.get("quarantined", 0),
+        conflicts=kinds.get("conflict", 0),
+        missing_guards=tuple(sorted(guards.missing_names(findings))),
+        guard_findings=tuple(findings),
+        positions_left=room.positions_left if room.partitioned else None,
+        partitions_ahead=room.ahead if room.partitioned else None,
+        projections=tuple(
+            ProjectionStatus(name, count, positions.get(name, 0), size - positions.get(name, 0))
+            for name, count in rows.items()
+        ),
+    )
