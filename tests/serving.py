@@ -1,22 +1,24 @@
-"""A real `eventstore serve` to test against: a process of its own, a SQLite file of its own, always ended; and the CLI."""
+"""A real `eventstore serve` to test against: a process of its own over a store on either engine, always ended; and the CLI."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import sqlite3
 import ssl
 import subprocess
 import sys
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
+
+from tests.commands import Done, run
+from tests.rows import rows
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data" / "wix"
@@ -163,19 +165,22 @@ class Serving:
         return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, verify=_NO_CERTIFICATES)
 
     def cli(self, *arguments: str, given: bytes | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command on this store, beside the server."""
+        """Run a command on this store, beside the server, as a process of its own."""
         return cli("--store", self.store, *arguments, cwd=self.folder, given=given)
+
+    def run(self, *arguments: str, given: bytes = b"") -> Done:
+        """Run a command on this store in the process of the tests, which is much sooner done."""
+        return run("--store", self.store, *arguments, given=given)
 
     def new_token(self, *options: str) -> str:
         """A token made by `eventstore token create`."""
-        made = self.cli("token", "create", *options)
+        made = self.run("token", "create", *options)
         assert made.returncode == 0, made.stderr
         return made.stdout.strip()
 
     def rows(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """What the store's file holds, read past the store's own code."""
-        with closing(sqlite3.connect(self.path)) as connection:
-            return connection.execute(statement, parameters).fetchall()
+        """What the store's database holds, read past the store's own code."""
+        return rows(self.store, statement, *parameters)
 
     def original(self, position: int) -> bytes:
         """The exact bytes that the event at this position was delivered as."""
@@ -183,14 +188,21 @@ class Serving:
         return zlib.decompress(kept)
 
 
+class NewServer(Protocol):
+    """Starts a server over an empty store, and ends both with the block; see `serving` for what it takes."""
+
+    def __call__(self, *options: str, **settings: str) -> AbstractContextManager[Serving]: ...
+
+
 @contextmanager
-def serving(folder: Path, *options: str, url: str | None = None, **settings: str) -> Iterator[Serving]:
-    """A running server over a new store in `folder`, or over the one at `url`.
+def serving(folder: Path, *options: str, url: str | None = None, token: str = "", **settings: str) -> Iterator[Serving]:
+    """A running server over a new store in `folder`, or over the one at `url`; `token` is one that this store has already.
 
     `options` are those of `serve`, `settings` EVENTSTORE_… variables.
     """
     folder.mkdir(exist_ok=True)
     server = Serving(folder, *options, url=url, **settings)
+    server.token = token
     try:
         server.start()
         yield server

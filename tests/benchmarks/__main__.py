@@ -9,17 +9,25 @@ import textwrap
 from pathlib import Path
 
 from eventstore.errors import EventStoreError
-from tests.benchmarks import append, ingest, rebuild, webhook
+from tests.benchmarks import append, bulk, ingest, rebuild, webhook
 from tests.benchmarks.harness import POSTGRESQL, SQLITE, Benchmark, Options, Result
 
-BENCHMARKS = {each.name: each for each in (append.BENCHMARK, rebuild.BENCHMARK, ingest.BENCHMARK, webhook.BENCHMARK)}
+BENCHMARKS = {
+    each.name: each
+    for each in (append.BENCHMARK, rebuild.BENCHMARK, ingest.BENCHMARK, bulk.BENCHMARK, webhook.BENCHMARK)
+}
 WIDTH = 100
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark and print its figures. The exit code is 0 also when a goal is missed, for machines differ."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
     benchmark = BENCHMARKS[given.name]
+    if given.grow:
+        if benchmark.grown is None:
+            parser.error(f"--grow is of append only, not of {benchmark.name}")
+        benchmark = benchmark.grown
     options = Options(
         events=given.events,
         rounds=given.rounds,
@@ -53,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--grow", action="store_true", help="append: one store that grows, and what its size costs")
     parser.add_argument("--events", type=_positive, metavar="N", help="events a round (default: see below)")
     parser.add_argument("--rounds", type=_positive, metavar="R", help="interleaved rounds (default: see below)")
     parser.add_argument(
@@ -93,7 +102,8 @@ def _positive(text: str) -> int:
 
 def _described() -> str:
     parts = ["benchmarks and their figures:"]
-    for each in BENCHMARKS.values():
+    grown = [each.grown for each in BENCHMARKS.values() if each.grown is not None]
+    for each in (*BENCHMARKS.values(), *grown):
         parts.append(f"\n  {each.name} ({each.events:,} events, {each.rounds} rounds unless told otherwise)")
         parts.append(textwrap.fill(each.about, WIDTH, initial_indent="    ", subsequent_indent="    "))
         parts.append(textwrap.fill(f"Peer: {each.peer}.", WIDTH, initial_indent="    ", subsequent_indent="    "))

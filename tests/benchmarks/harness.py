@@ -89,7 +89,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark: `run` measures the figures that `figures` describes. `peer` is what the ratios are against."""
+    """One benchmark: `run` measures the figures that `figures` describes. `peer` is what the ratios are against.
+
+    `grown`: what `--grow` measures instead.
+    """
 
     name: str
     about: str
@@ -98,6 +101,7 @@ class Benchmark:
     rounds: int
     figures: tuple[Described, ...]
     run: Callable[[Options], Result]
+    grown: Benchmark | None = None
 
     def result(self, samples: dict[str, float], notes: str = "") -> Result:
         """The figures from their values by name. Raises KeyError where one that is described was not measured."""
@@ -173,8 +177,16 @@ class Stores(ABC):
         """The URL of a new, empty store."""
 
     @abstractmethod
+    def empty(self) -> str:
+        """The URL of a new database with nothing in it."""
+
+    @abstractmethod
+    def copy(self, url: str) -> str:
+        """The URL of a copy of a database that nothing is connected to."""
+
+    @abstractmethod
     def discard(self, url: str) -> None:
-        """Remove a store that `fresh` made."""
+        """Remove a store that `fresh` made, or a database that `empty` did."""
 
     def without_guards(self) -> str:
         """The URL of a new, empty store with the tables and indexes, but without triggers: what a raw driver would have."""
@@ -191,7 +203,9 @@ class Stores(ABC):
 
 _DROP_TRIGGERS = {
     SQLITE: "SELECT 'DROP TRIGGER ' || name FROM sqlite_master WHERE type = 'trigger'",
-    POSTGRESQL: """SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE NOT tgisinternal""",
+    # A partition's copies go with the trigger that they were made of.
+    POSTGRESQL: """SELECT format('DROP TRIGGER %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger
+    WHERE NOT tgisinternal AND tgparentid = 0""",
 }
 
 
@@ -202,9 +216,13 @@ class _SqliteStores(Stores):
         EventStore.open(self._template).close()
 
     def fresh(self) -> str:
-        path = self.directory / f"store-{next(self._numbers)}.db"
-        shutil.copyfile(self._template, path)
-        return str(path)
+        return shutil.copyfile(self._template, self.empty())
+
+    def copy(self, url: str) -> str:
+        return shutil.copyfile(url, self.empty())
+
+    def empty(self) -> str:
+        return str(self.directory / f"store-{next(self._numbers)}.db")
 
     def discard(self, url: str) -> None:
         for suffix in ("", "-wal", "-shm"):
@@ -219,8 +237,17 @@ class _PostgresqlStores(Stores):
         EventStore.open(self._url("template_store")).close()
 
     def fresh(self) -> str:
+        return self._made("TEMPLATE template_store")
+
+    def copy(self, url: str) -> str:
+        return self._made(f"TEMPLATE {make_url(url).database}")
+
+    def empty(self) -> str:
+        return self._made("")
+
+    def _made(self, like: str) -> str:
         name = f"store_{next(self._numbers)}"
-        self._execute(f"CREATE DATABASE {name} TEMPLATE template_store")
+        self._execute(f"CREATE DATABASE {name} {like}")
         return self._url(name)
 
     def discard(self, url: str) -> None:
@@ -246,6 +273,10 @@ def stores(options: Options) -> Iterator[Stores]:
             yield _PostgresqlStores(Path(directory), admin)
 
 
+DURABLE_SETTINGS = ("fsync", "synchronous_commit", "full_page_writes")
+"""What makes a commit of PostgreSQL survive a power cut. All are on by default, for both sides of every comparison."""
+
+
 @contextmanager
 def _postgresql(directory: Path) -> Iterator[Engine]:
     """A PostgreSQL server of our own, with its default settings: fsync and synchronous_commit are on."""
@@ -258,6 +289,10 @@ def _postgresql(directory: Path) -> Iterator[Engine]:
         server: Any = get_server(directory / "data", cleanup_mode="delete")
     admin = create_engine(store_url(server.get_uri()), isolation_level="AUTOCOMMIT")
     try:
+        with admin.connect() as connection:
+            for setting in DURABLE_SETTINGS:
+                if connection.exec_driver_sql(f"SHOW {setting}").scalar_one() != "on":
+                    raise AssertionError(f"the server runs with {setting} off: no figure of it would mean anything")
         yield admin
     finally:
         admin.dispose()
@@ -301,6 +336,15 @@ class RawConnection:
     def insert(self, table: str, columns: int) -> str:
         """An INSERT of whole rows into a table of that many columns."""
         return f"INSERT INTO {table} VALUES ({', '.join([self.mark] * columns)})"
+
+    def insert_many(self, cursor: Any, table: str, rows: list[tuple[Any, ...]]) -> None:
+        """Insert whole rows in the driver's fastest way: `executemany` on SQLite, COPY on PostgreSQL."""
+        if self.mark == "?":
+            cursor.executemany(self.insert(table, len(rows[0])), rows)
+            return
+        with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:

@@ -57,8 +57,8 @@ def _announce(url: str) -> None:
 def bare(store: str) -> None:
     """Serve a store whose app has one route more, matched first, as the webhooks' own is among the app's."""
 
-    def with_one_more(opened: EventStore, settings: Settings) -> FastAPI:
-        app = create_app(opened, settings)
+    def with_one_more(opened: EventStore, settings: Settings, **rest: Any) -> FastAPI:
+        app = create_app(opened, settings, **rest)
         app.add_api_route(PATH, read_and_answer, methods=["POST"])
         app.router.routes.insert(0, app.router.routes.pop())
         return app

@@ -8,14 +8,18 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.demo import examples
 from eventstore.errors import StoreUnavailable
+from eventstore.log.guards import missing_guards
 from eventstore.log.records import Rejected
-from eventstore.log.schema import missing_guards
 from eventstore.log.tables import events
 from eventstore.store import EventStore
+from tests.rows import Stranger
+from tests.stores import PostgresqlServer
 
 EVENT_COLUMNS = "event_id, site_id, type, source, entity_id, event_time, recorded_at, anonymize, payload, leaf_hash"
 EVENT_VALUES = "'forged', 'site', 'coupon.created', 'rest', 'c', 1, 1, 0, '{}', x'00'"
@@ -188,29 +192,31 @@ def test_a_whole_transaction_of_attacks_leaves_nothing_behind(stranger: sqlite3.
     assert dump(stranger) == before
 
 
-def test_how_a_quarantined_delivery_was_resolved_may_be_noted_beside_the_evidence(path: Path) -> None:
-    with EventStore.open(path) as store:
-        fill(store)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("UPDATE quarantine SET resolved_at = 1, resolution = 'read by a newer reader' WHERE id = 1")
-        noted = connection.execute("SELECT resolution FROM quarantine WHERE id = 1").fetchone()
-    assert noted == ("read by a newer reader",)
+def test_how_a_quarantined_delivery_was_resolved_may_be_noted_beside_the_evidence(
+    store: EventStore, store_url: str
+) -> None:
+    fill(store)
+    with Stranger(store_url) as other:
+        other.execute("UPDATE quarantine SET resolved_at = 1, resolution = 'read by a newer reader' WHERE id = 1")
+        assert other.rows("SELECT resolution FROM quarantine WHERE id = 1") == [("read by a newer reader",)]
 
 
-def test_the_guards_do_not_stand_in_the_way_of_growing(path: Path) -> None:
-    with EventStore.open(path) as store:
+def test_the_guards_do_not_stand_in_the_way_of_growing(store_url: str) -> None:
+    with EventStore.open(store_url) as store:
         fill(store)
         size = store.head()
         assert size > 0
         for delivery in examples():
             store.ingest([(1, delivery.line())])
         assert missing_guards(store.engine) == []
-    with EventStore.open(path) as store:
+    with EventStore.open(store_url) as store:
         assert store.head() >= size
 
 
 RAISED, CONSTRAINT_VIOLATED = "P0", "23"
 """PostgreSQL's classes of errors for a refusal, as against a mistake in the attack."""
+OTHERS = EVENT_COLUMNS.split(", ")
+OF_ANOTHER = "(1000, " + ", ".join(f"s.{name}" for name in OTHERS) + ")"
 OTHER_COLUMNS = ", ".join(column.name for column in events.columns if column.name != "position")
 POSTGRESQL_ATTACKS = [
     "UPDATE events SET payload = '{}' WHERE position = 1",
@@ -226,6 +232,24 @@ POSTGRESQL_ATTACKS = [
     f"INSERT INTO events (position, {EVENT_COLUMNS}) SELECT 0, {EVENT_COLUMNS} FROM events WHERE position = 1",
     f"INSERT INTO events (position, {EVENT_COLUMNS}) SELECT NULL, {EVENT_COLUMNS} FROM events WHERE position = 1",
     "MERGE INTO events USING (SELECT 1 AS one) AS s ON position = s.one WHEN MATCHED THEN DELETE",
+    f"""MERGE INTO events AS e USING (SELECT * FROM events WHERE position = 1) AS s ON e.position = 1000
+    WHEN NOT MATCHED THEN INSERT (position, {EVENT_COLUMNS}) VALUES {OF_ANOTHER}""",
+    # The next position, and one that is not the one after it.
+    f"INSERT INTO events SELECT {LAST} + n, {OTHER_COLUMNS} FROM events, unnest(ARRAY[1, 3]) n WHERE position = 1",
+    # Two positions in one statement, of which each follows one that is there.
+    f"INSERT INTO events SELECT n, {OTHER_COLUMNS} FROM events, unnest(ARRAY[-1, 0]) n WHERE position = 1",
+    # Past events, into the table that holds the rows.
+    "UPDATE events_from_1 SET payload = '{}' WHERE position = 1",
+    "UPDATE ONLY events_from_1 SET position = position + 1000",
+    "DELETE FROM events_from_1",
+    "TRUNCATE events_from_1",
+    "TRUNCATE events_from_10000001",
+    f"INSERT INTO events_from_1 SELECT {LAST} + 1, {OTHER_COLUMNS} FROM events WHERE position = 1",
+    f"INSERT INTO events_from_1 SELECT position + 1000, {OTHER_COLUMNS} FROM events WHERE position = 1",
+    f"INSERT INTO events_from_10000001 SELECT position + 10000000, {OTHER_COLUMNS} FROM events WHERE position = 1",
+    "COPY events_from_1 FROM PROGRAM 'true'",
+    f"""MERGE INTO events_from_1 AS e USING (SELECT * FROM events WHERE position = 1) AS s ON e.position = 1000
+    WHEN NOT MATCHED THEN INSERT (position, {EVENT_COLUMNS}) VALUES {OF_ANOTHER}""",
     "UPDATE event_keys SET content_hash = ''::bytea",
     "DELETE FROM event_keys",
     "TRUNCATE event_keys",
@@ -279,6 +303,121 @@ def test_postgresql_refuses_to_change_the_log_in_replication_sessions_too(
         assert everything() == before, attack
 
 
+# What a session may set up for itself, so that a guard that looks for the log's tables by name would find others.
+DECOYS = {
+    "temporary tables": [
+        "CREATE TEMPORARY TABLE events AS SELECT * FROM public.events",
+        "INSERT INTO pg_temp.events SELECT position + 998, {others} FROM public.events WHERE position = 1",
+        "CREATE TEMPORARY TABLE log_head AS SELECT 1 AS id, 999 AS size, 0 AS recorded_at",
+        "CREATE TEMPORARY TABLE added AS SELECT 1::bigint AS position",
+    ],
+    "a schema searched first": [
+        "CREATE SCHEMA decoy",
+        "CREATE TABLE decoy.events AS SELECT * FROM public.events",
+        "INSERT INTO decoy.events SELECT position + 998, {others} FROM public.events WHERE position = 1",
+        "CREATE TABLE decoy.added AS SELECT 1::bigint AS position",
+        "CREATE FUNCTION decoy.never(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
+        "CREATE FUNCTION decoy.always(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
+        "CREATE OPERATOR decoy.<> (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = decoy.never)",
+        "CREATE OPERATOR decoy.< (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = decoy.never)",
+        "CREATE OPERATOR decoy.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = decoy.always)",
+        "SET search_path = decoy, pg_catalog, public",
+    ],
+}
+
+
+@pytest.mark.parametrize("decoy", DECOYS)
+def test_the_guards_look_at_the_log_itself_whatever_a_session_puts_in_its_way(
+    postgresql_store: EventStore, decoy: str
+) -> None:
+    store = postgresql_store
+    fill(store)
+    size = store.head()
+    attacks = [
+        f"INSERT INTO public.events SELECT 1000, {OTHER_COLUMNS} FROM public.events WHERE position OPERATOR(pg_catalog.=) 1",
+        "UPDATE public.log_head SET size = 999",
+        "UPDATE public.log_head SET recorded_at = recorded_at - 1",
+        "DELETE FROM public.events",
+    ]
+    for attack in attacks:
+        with store.engine.connect() as connection:
+            for statement in DECOYS[decoy]:
+                connection.exec_driver_sql(statement.format(others=OTHER_COLUMNS))
+            with pytest.raises(DBAPIError) as refused:
+                connection.exec_driver_sql(attack)
+            assert "append-only" in str(refused.value.orig) or "log_head only" in str(refused.value.orig)
+            connection.rollback()
+    assert store.head() == size
+
+
+def test_a_position_may_not_follow_one_that_a_statement_under_way_only_pretends_to_add(
+    postgresql_store: EventStore,
+) -> None:
+    """A function inside a statement sees the rows that the statement has added so far, before they were checked."""
+    store = postgresql_store
+    fill(store)
+    size = store.head()
+    nested = f"""CREATE FUNCTION pg_temp.nested(after bigint) RETURNS text LANGUAGE plpgsql AS $$BEGIN
+    INSERT INTO events SELECT after + 1, {OTHER_COLUMNS} FROM events WHERE position = 1; RETURN '{{}}'; END$$"""
+    columns = OTHER_COLUMNS.replace("payload", "CASE n WHEN {last} THEN pg_temp.nested({after}) ELSE payload END")
+    outer = f"""INSERT INTO events SELECT n, {columns}
+    FROM events, unnest(ARRAY[{{positions}}]) n WHERE position = 1"""
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql(nested)
+        connection.commit()
+        for positions, after in (([size + 3, size + 5], size + 3), ([size + 3, size + 2], size + 3)):
+            told = ", ".join(map(str, positions))
+            attack = outer.format(last=positions[-1], after=after, positions=told)
+            with pytest.raises(DBAPIError, match="append-only"):
+                connection.exec_driver_sql(attack)
+            connection.rollback()
+        # And what leaves no gap in the end is let in, in whatever order it was added.
+        connection.exec_driver_sql(outer.format(last=size + 1, after=size + 2, positions=f"{size + 2}, {size + 1}"))
+        added = connection.exec_driver_sql(f"SELECT position FROM events WHERE position > {size} ORDER BY position")
+        assert added.scalars().all() == [size + 1, size + 2, size + 3]
+        connection.rollback()
+
+
+@given(
+    statements=st.lists(
+        st.tuples(st.lists(st.integers(-2, 8), min_size=1, max_size=5), st.booleans()), min_size=1, max_size=8
+    )
+)
+def test_whatever_is_inserted_positions_stay_without_gap(
+    blank: EventStore, statements: list[tuple[list[int], bool]]
+) -> None:
+    """Positions relative to the log's end, in any order, each statement kept or undone."""
+    columns = f"(position, {EVENT_COLUMNS})"
+    values = EVENT_VALUES.replace("0, '{}', x'00'", "false, '{}', ''::bytea")
+    with blank.engine.connect() as connection:
+        size = 0
+        for relative, kept in statements:
+            positions = [size + 1 + each for each in relative]
+            sound = sorted(positions) == list(range(size + 1, size + 1 + len(positions)))
+            savepoint = connection.begin_nested()
+            insert = f"INSERT INTO events {columns} SELECT n, {values} FROM unnest(ARRAY{positions}) n"
+            if sound:
+                connection.exec_driver_sql(insert)
+            else:
+                with pytest.raises(DBAPIError):
+                    connection.exec_driver_sql(insert)
+            if sound and kept:
+                savepoint.commit()
+                size += len(positions)
+            else:
+                savepoint.rollback()
+            there = connection.exec_driver_sql("SELECT position FROM events ORDER BY position").scalars().all()
+            assert there == list(range(1, size + 1))
+        connection.rollback()
+
+
+@pytest.fixture(scope="module")
+def blank(postgresql_server: PostgresqlServer) -> Iterator[EventStore]:
+    """An empty PostgreSQL store, which each example leaves as it was."""
+    with postgresql_server.new() as url, EventStore.open(url) as opened:
+        yield opened
+
+
 def test_a_dropped_or_disabled_guard_is_reported(store: EventStore) -> None:
     assert missing_guards(store.engine) == []
     with store.engine.begin() as connection:
@@ -296,16 +435,15 @@ def test_a_guard_that_fires_in_ordinary_sessions_only_is_reported(postgresql_sto
     assert missing_guards(postgresql_store.engine) == ["events_no_change"]
 
 
-def test_a_forged_head_makes_the_log_unavailable_leaves_no_gap_and_is_blamed_on_no_event(path: Path) -> None:
-    with EventStore.open(path) as store:
-        fill(store)
-        before = store.status()
-        with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
-            stranger.execute("DROP TRIGGER log_head_forward_only")
-            stranger.execute("UPDATE log_head SET size = size + 10")
+def test_a_forged_head_makes_the_log_unavailable_leaves_no_gap_and_is_blamed_on_no_event(
+    store: EventStore, store_url: str
+) -> None:
+    fill(store)
+    before = store.status()
+    with Stranger(store_url) as other:
+        other.drop_guard("log_head", "log_head_forward_only")
+        other.execute("UPDATE log_head SET size = size + 10")
         with pytest.raises(StoreUnavailable, match="append-only"):
             store.append(store.read()[0].event.model_copy(update={"event_id": "next"}))
-        with closing(sqlite3.connect(path)) as stranger:
-            assert stranger.execute("SELECT max(position) FROM events").fetchone() == (before.events,)
-            [kept] = stranger.execute("SELECT count(*) FROM quarantine").fetchone()
-        assert kept == before.quarantined + before.conflicts
+        assert other.rows("SELECT max(position) FROM events") == [(before.events,)]
+        assert other.rows("SELECT count(*) FROM quarantine") == [(before.quarantined + before.conflicts,)]

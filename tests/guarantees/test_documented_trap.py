@@ -26,19 +26,19 @@ def test_the_documentation_tells_three_events_of_it() -> None:
 
 @pytest.mark.parametrize("told", list(itertools.permutations(TRAP)), ids=itertools.count())
 def test_a_coupon_used_after_its_deletion_is_deleted_counted_and_flagged_in_every_order(
-    sqlite_store: EventStore, told: tuple[Delivery, ...]
+    store: EventStore, told: tuple[Delivery, ...]
 ) -> None:
     for delivery in told:
-        sqlite_store.ingest([(1, delivery.line())])
-        sqlite_store.project()
-    check(sqlite_store)
+        store.ingest([(1, delivery.line())])
+        store.project()
+    check(store)
 
 
-def test_a_rebuild_shows_the_same(sqlite_store: EventStore) -> None:
+def test_a_rebuild_shows_the_same(store: EventStore) -> None:
     for delivery in TRAP:
-        sqlite_store.ingest([(1, delivery.line())])
-    sqlite_store.rebuild_projections()
-    check(sqlite_store)
+        store.ingest([(1, delivery.line())])
+    store.rebuild_projections()
+    check(store)
 
 
 def check(store: EventStore) -> None:

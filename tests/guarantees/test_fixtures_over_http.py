@@ -14,6 +14,7 @@ import pytest
 from tests.serving import (
     INDEX,
     SITE,
+    NewServer,
     Serving,
     answers,
     fixture,
@@ -21,7 +22,6 @@ from tests.serving import (
     ndjson,
     one_line,
     only,
-    serving,
     settled,
 )
 
@@ -61,15 +61,9 @@ def send(client: httpx.Client, delivery: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("fixtures"), "--site", SITE) as running:
+def server(new_server: NewServer) -> Iterator[Serving]:
+    with new_server("--site", SITE) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: Serving) -> Iterator[httpx.Client]:
-    with server.client() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +157,10 @@ def test_one_loyalty_event_told_by_webhook_and_by_sdk_is_one_event(
     ],
 )
 def test_a_token_bound_to_the_site_gets_the_same_loyalty_event_once_from_either_route_first(
-    tmp_path_factory: pytest.TempPathFactory, first: str, second: str
+    new_server: NewServer, first: str, second: str
 ) -> None:
     by_file = {delivery["file"]: delivery for delivery in DELIVERIES}
-    with serving(tmp_path_factory.mktemp("loyalty")) as server:
+    with new_server() as server:
         with server.client(server.new_token("--site", SITE)) as client:
             assert send(client, by_file[first])["outcome"] == "appended"
             assert send(client, by_file[second])["outcome"] == "duplicate"

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving import APPLIED, PATIENCE, Serving, applied, head, ndjson, serving, settled, wrapped
+from tests.rows import wait_until_left
+from tests.serving import APPLIED, PATIENCE, NewServer, Serving, applied, head, ndjson, serving, settled, wrapped
 
 SENDERS = 4
 ROUNDS = 3
@@ -133,6 +134,8 @@ def wait_for_acknowledgements(senders: list[Sender], server: Serving, more: int)
 
 
 def assert_log_holds_what_was_acknowledged(server: Serving, senders: list[Sender]) -> None:
+    if server.process is None:
+        wait_until_left(server.store)
     rows = server.rows("SELECT position, event_id FROM events ORDER BY position")
     assert [position for position, _ in rows] == list(range(1, len(rows) + 1))
     assert server.rows("SELECT size FROM log_head") == [(len(rows),)]
@@ -164,9 +167,9 @@ def assert_usage_counts_every_event_once(client: httpx.Client, senders: list[Sen
     assert {row["coupon_id"]: row["times_used"] for row in rows} == expected
 
 
-def test_every_acknowledged_event_is_in_the_log_exactly_once_after_the_server_was_killed(tmp_path: Path) -> None:
+def test_every_acknowledged_event_is_in_the_log_exactly_once_after_the_server_was_killed(new_server: NewServer) -> None:
     moments = random.Random(7)
-    with serving(tmp_path) as server:
+    with new_server() as server:
         senders = start_senders(server)
         try:
             for _ in range(ROUNDS):
@@ -192,8 +195,10 @@ def test_every_acknowledged_event_is_in_the_log_exactly_once_after_the_server_wa
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_told_to_stop_under_load_loses_nothing_it_acknowledged(tmp_path: Path, how: signal.Signals) -> None:
-    with serving(tmp_path) as server:
+def test_a_server_told_to_stop_under_load_loses_nothing_it_acknowledged(
+    new_server: NewServer, how: signal.Signals
+) -> None:
+    with new_server() as server:
         senders = start_senders(server)
         try:
             wait_for_acknowledgements(senders, server, ACKNOWLEDGED_A_ROUND)
@@ -224,16 +229,16 @@ def test_an_idle_server_told_to_stop_ends_in_good_order_and_leaves_one_file(tmp_
         assert {path.name for path in tmp_path.iterdir()} == {"log.db", "stderr.txt"}
 
 
-def test_a_server_stopped_the_moment_it_says_that_it_listens_ends_in_good_order(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+def test_a_server_stopped_the_moment_it_says_that_it_listens_ends_in_good_order(new_server: NewServer) -> None:
+    with new_server() as server:
         assert server.stop(signal.SIGTERM)[0] == 0
         server.start()
         assert server.stop(signal.SIGINT)[0] == 0
         assert server.stderr == ""
 
 
-def test_a_second_server_on_the_same_port_says_so_and_leaves_the_first_alone(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, server.client() as client:
+def test_a_second_server_on_the_same_port_says_so_and_leaves_the_first_alone(new_server: NewServer) -> None:
+    with new_server() as server, server.client() as client:
         port = server.url.rsplit(":", 1)[1]
         done = server.cli("serve", "--port", port)
         assert done.returncode == 1

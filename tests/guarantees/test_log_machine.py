@@ -1,15 +1,12 @@
-"""The log under any sequence of appends, repeats, contradictions, refusals and restarts, checked against the file itself."""
+"""The log under any sequence of appends, repeats, contradictions, refusals and restarts, checked against the database itself."""
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import threading
 import zlib
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import ExitStack
 from typing import Any
 
 import orjson
@@ -28,8 +25,11 @@ from eventstore.event import Event
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, prepare
 from eventstore.store import EventStore
 from tests.histories import contradicted, events, retold
+from tests.rows import Stranger
+from tests.stores import NewUrl, tried
 
 Key = tuple[str, str]
+Record = dict[str, Any]
 
 HOW_IT_WAS_TOLD = {"source", "site_id", "sequence", "restored", "originated_from", "actor", "account", "changed"}
 
@@ -45,7 +45,7 @@ def same(one: Event, other: Event) -> bool:
     return one.sequence is None or other.sequence is None or one.sequence == other.sequence
 
 
-def recomputed_leaf(row: sqlite3.Row) -> bytes:
+def recomputed_leaf(row: Record) -> bytes:
     """DESIGN §5 once more, from the row alone."""
 
     def text(value: str | None) -> bytes:
@@ -85,25 +85,25 @@ def tellings(draw: st.DrawFn) -> list[Event]:
 class LogMachine(RuleBasedStateMachine):
     """`first` holds, by key, the first telling of each event and the position it was given."""
 
-    template: Path
+    new_url: NewUrl
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory(prefix="eventstore-machine-")
-        self.path = Path(self.folder.name) / "log.db"
+        self.stack = ExitStack()
         self.first: dict[Key, tuple[int, Event]] = {}
         self.originals: dict[int, bytes] = {}
         self.quarantined: set[int] = set()
 
     @initialize()
     def open(self) -> None:
-        self.path.write_bytes(self.template.read_bytes())
-        self.store = EventStore.open(self.path)
+        self.url = self.stack.enter_context(self.new_url())
+        self.store = EventStore.open(self.url)
+        self.stranger = self.stack.enter_context(Stranger(self.url))
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
             self.store.close()
-        self.folder.cleanup()
+        self.stack.close()
 
     # What may happen
 
@@ -173,7 +173,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store.close()
-        self.store = EventStore.open(self.path, create=False)
+        self.store = EventStore.open(self.url, create=False)
 
     # What was told must be true
 
@@ -198,12 +198,10 @@ class LogMachine(RuleBasedStateMachine):
         assert outcome.reason
         self.quarantined.add(outcome.quarantine_id)
 
-    # What must always hold in the file
+    # What must always hold in the database
 
-    def rows(self, sql: str) -> list[sqlite3.Row]:
-        with closing(sqlite3.connect(self.path)) as connection:
-            connection.row_factory = sqlite3.Row
-            return connection.execute(sql).fetchall()
+    def rows(self, sql: str) -> list[Record]:
+        return self.stranger.records(sql)
 
     @invariant()
     def positions_count_up_without_a_gap(self) -> None:
@@ -225,9 +223,12 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def the_ledger_matches_the_log_one_to_one(self) -> None:
         ledger = [
-            tuple(row) for row in self.rows("SELECT position, site_id, event_id FROM event_keys ORDER BY position")
+            tuple(row.values())
+            for row in self.rows("SELECT position, site_id, event_id FROM event_keys ORDER BY position")
         ]
-        log = [tuple(row) for row in self.rows("SELECT position, site_id, event_id FROM events ORDER BY position")]
+        log = [
+            tuple(row.values()) for row in self.rows("SELECT position, site_id, event_id FROM events ORDER BY position")
+        ]
         assert ledger == log == sorted((position, *found) for found, (position, _) in self.first.items())
 
     @invariant()
@@ -259,6 +260,6 @@ class LogMachine(RuleBasedStateMachine):
 NEVER = 2**63
 
 
-def test_the_log_keeps_its_promises_under_any_sequence_of_operations(template: Path) -> None:
-    machine: Any = type("LogMachineOfTemplate", (LogMachine,), {"template": template})
-    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=10))
+def test_the_log_keeps_its_promises_under_any_sequence_of_operations(new_url: NewUrl, dialect: str) -> None:
+    machine: Any = type("LogMachineOfEngine", (LogMachine,), {"new_url": staticmethod(new_url)})
+    run_state_machine_as_test(machine, settings=settings(tried(20, dialect), stateful_step_count=10))

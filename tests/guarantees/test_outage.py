@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
 from tests.outages import (
     BATCH,
@@ -34,6 +35,7 @@ from tests.outages import (
 )
 from tests.serving import APPLIED, SITE, Serving, answers, ndjson, serving, settled, wrapped
 from tests.signing import webhook
+from tests.stores import PostgresqlServer, text_of
 
 WIX_WAITS = 1.25
 """Seconds after which Wix counts a webhook as failed."""
@@ -263,3 +265,40 @@ def test_a_postgresql_that_is_gone_for_a_while_is_used_again_once_it_is_back(
         assert all(sender.taken_after_refusal for sender in load.senders)
         assert pid(server) == process
         assert_nothing_lost_and_nothing_twice(server, load)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
+def test_a_postgresql_restarted_under_load_loses_nothing_and_every_server_goes_on(
+    tmp_path: Path, postgresql_server: PostgresqlServer, how: signal.Signals
+) -> None:
+    with postgresql_server.new() as url:
+        durable(url)
+        with (
+            serving(tmp_path / "one", url=url) as one,
+            serving(tmp_path / "several", "--workers", "2", url=url, token=one.token) as several,
+        ):
+            register(one)
+            processes = pid(one), pid(several)
+            with load_on(one, "one-") as first, load_on(several, "several-") as second:
+                loads = (first, second)
+                for load in loads:
+                    load.wait_for_more(BEFORE)
+                with postgresql_server.gone(how):
+                    for load in loads:
+                        load.wait_for_refusals(2)
+                    with one.client() as client:
+                        assert_come_again(client.get("/healthz"))
+                for load in loads:
+                    load.wait_for_more(BEFORE)
+            assert all(sender.taken_after_refusal for load in loads for sender in load.senders)
+            assert (pid(one), pid(several)) == processes
+            assert_nothing_lost_and_nothing_twice(one, *loads)
+            assert "Traceback" not in one.stderr + several.stderr
+            assert "a worker has died" not in several.stderr
+
+
+def durable(url: str) -> None:
+    """Have this database keep its commits, as every one does by default, but for those of the tests."""
+    address = make_url(url).set(drivername="postgresql")
+    with psycopg.connect(text_of(address), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {address.database} SET synchronous_commit = on")

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
 import time
 import zlib
-from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,8 +18,11 @@ from eventstore.log.records import OutcomeKind
 from eventstore.store import EventStore
 from eventstore.webhooks import Webhooks
 from eventstore.wix.jwt import read_public_key
-from tests.serving import CREATED, PATIENCE, SITE, assert_problem, cli, created, serving
+from tests.commands import Command
+from tests.rows import Stranger
+from tests.serving import CREATED, PATIENCE, SITE, NewServer, assert_problem, created
 from tests.signing import APP, OTHER_APP, STRANGER, coupon_event, public_pem, webhook
+from tests.stores import NewUrl
 
 WEBHOOKS = "/v1/webhooks/wix"
 NEXT = "the app's next key"
@@ -165,8 +164,10 @@ def test_the_signature_of_an_event_that_no_webhook_told_is_not_proved(shop: Even
         assert route in checked.reason
 
 
-def test_a_signature_is_not_proved_where_the_stored_key_time_or_instance_is_another(path: Path, tmp_path: Path) -> None:
-    with EventStore.open(path) as store:
+def test_a_signature_is_not_proved_where_the_stored_key_time_or_instance_is_another(
+    store_url: str, new_url: NewUrl
+) -> None:
+    with EventStore.open(store_url) as store:
         add_app(store.engine, name=APP, key=public_pem(), instances=[SITE])
         assert receive(store, token("proved")) == "appended"
         assert store.check_signature(1).valid
@@ -182,42 +183,39 @@ def test_a_signature_is_not_proved_where_the_stored_key_time_or_instance_is_anot
         "bytes cut short": ("UPDATE events SET original = ?", zlib.compress(token("proved")[:-9])),
     }
     for name, (statement, value) in changes.items():
-        second = Path(shutil.copyfile(path, tmp_path / f"{name}.db"))
-        with closing(sqlite3.connect(second)) as connection, connection:
-            for (guard,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-                connection.execute(f"DROP TRIGGER {guard}")
-            connection.execute(statement, (value,))
-        with EventStore.open(second) as store:
-            assert not store.check_signature(1).valid, name
+        with new_url(of=store_url) as second:
+            with Stranger(second) as stranger:
+                stranger.drop_guards()
+                stranger.execute(statement, value)
+            with EventStore.open(second) as store:
+                assert not store.check_signature(1).valid, name
 
 
-def test_a_genuine_token_beside_an_event_that_it_does_not_tell_is_said_to_disagree(path: Path) -> None:
-    with EventStore.open(path) as store:
+def test_a_genuine_token_beside_an_event_that_it_does_not_tell_is_said_to_disagree(store_url: str) -> None:
+    with EventStore.open(store_url) as store:
         add_app(store.engine, name=APP, key=public_pem(), instances=[SITE])
         receive(store, token("first"))
         receive(store, token("second"))
-    with closing(sqlite3.connect(path)) as connection, connection:
-        for (guard,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {guard}")
-        connection.execute(
+    with Stranger(store_url) as stranger:
+        stranger.drop_guards()
+        stranger.execute(
             "UPDATE events SET original = (SELECT original FROM events WHERE position = 2) WHERE position = 1"
         )
-    with EventStore.open(path) as store:
+    with EventStore.open(store_url) as store:
         checked = store.check_signature(1)
         assert (checked.valid, checked.agrees) == (True, False)
 
 
-def test_the_command_prints_the_exact_bytes_and_its_verdict_apart(path: Path, tmp_path: Path) -> None:
+def test_the_command_prints_the_exact_bytes_and_its_verdict_apart(eventstore: Command) -> None:
     body = token("proved")
-    with EventStore.open(path) as store:
+    with EventStore.open(eventstore.url) as store:
         add_app(store.engine, name=APP, key=public_pem(), instances=[SITE])
         receive(store, body)
         store.receive(json.dumps(created("relayed")).encode(), route="velo", handler=CREATED)
         remove_app(store.engine, name=APP)
 
     def event(*arguments: str) -> tuple[int, str, str]:
-        done = cli("--store", str(path), "event", *arguments, "--check-signature", cwd=tmp_path)
-        return done.returncode, done.stdout, done.stderr
+        return eventstore.run("event", *arguments, "--check-signature")
 
     status, original, verdict = event("proved", "--original")
     assert (status, original.encode()) == (0, body)
@@ -228,44 +226,49 @@ def test_the_command_prints_the_exact_bytes_and_its_verdict_apart(path: Path, tm
     assert "NOT PROVED" in verdict
 
 
-def test_the_command_gives_a_second_app_neither_the_instance_nor_the_key_of_the_first(
-    path: Path, tmp_path: Path
-) -> None:
-    with EventStore.open(path) as store:
+def test_the_command_gives_a_second_app_neither_the_instance_nor_the_key_of_the_first(eventstore: Command) -> None:
+    with EventStore.open(eventstore.url) as store:
         add_app(store.engine, name=APP, key=public_pem(), instances=[SITE])
         for key, instance in ((OTHER_APP, SITE), (APP, OTHER_SITE)):
             arguments = ["app", "add", "--name", OTHER_APP, "--key-file", "-", "--instance", instance]
-            done = cli("--store", str(path), *arguments, given=public_pem(key).encode(), cwd=tmp_path)
-            assert (done.returncode, APP in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+            assert APP in eventstore.refused(*arguments, given=public_pem(key).encode(), status=1)
         assert [each.name for each in apps.list_apps(store.engine)] == [APP]
 
 
 # Over HTTP
 
 
-def test_a_running_server_follows_rotation_and_removal_within_seconds(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, EventStore.open(server.path) as beside:
+def test_a_running_server_follows_what_is_added_rotated_and_removed_by_command(new_server: NewServer) -> None:
+    with new_server() as server, EventStore.open(server.store) as beside:
 
         def post(body: bytes) -> httpx.Response:
             return httpx.post(server.url + WEBHOOKS, content=body, timeout=PATIENCE)
 
-        def until(status: int, key: str = APP) -> None:
+        def until(status: int, key: str = APP, instance: str = SITE) -> None:
             deadline = time.monotonic() + PATIENCE
-            while (response := post(token(f"{time.monotonic()}", key=key))).status_code != status:
+            while (response := post(token(f"{time.monotonic()}", key=key, instance=instance))).status_code != status:
                 assert time.monotonic() < deadline, response.text
-                time.sleep(0.25)
+                time.sleep(0.1)
+
+        def app(*arguments: str, key: str | None = None) -> None:
+            named = () if key is None else ("--key-file", "-")
+            done = server.run("app", *arguments, *named, given=public_pem(key or APP).encode())
+            assert done.returncode == 0, done.stderr
 
         until(401)
-        add_app(beside.engine, name=APP, key=public_pem(), instances=[SITE])
+        app("add", "--name", APP, "--instance", SITE, key=APP)
         until(200)
-        rotate_key(beside.engine, name=APP, key=public_pem(NEXT))
+        until(403, instance=OTHER_SITE)
+        app("add", "--name", APP, "--instance", OTHER_SITE)
+        until(200, instance=OTHER_SITE)
+        app("rotate", "--name", APP, key=NEXT)
         until(200, NEXT)
         assert post(token("by the old key")).json()["outcome"] == "appended"
-        rotate_key(beside.engine, name=APP, key=public_pem("a third key"), grace=timedelta(0))
+        app("rotate", "--name", APP, "--grace", "0", key="a third key")
         until(401)
         assert_problem(post(token("later", key=NEXT)), 401)
         assert post(token("by the third", key="a third key")).json()["outcome"] == "appended"
-        remove_app(beside.engine, name=APP)
+        app("remove", "--name", APP)
         until(401, "a third key")
         before = beside.head()
         for key in (APP, NEXT, "a third key"):

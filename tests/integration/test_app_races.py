@@ -12,7 +12,6 @@ from threading import Barrier
 import httpx
 import pytest
 from sqlalchemy import Engine
-from sqlalchemy.engine import URL
 
 from eventstore import apps
 from eventstore.apps import add_app, list_apps, sync_apps, version
@@ -30,14 +29,10 @@ PROMPT = 2.5
 """Seconds: twice what a webhook is answered in at the latest, for machines that are busy."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Serving]:
-    """A running server whose app accepts new instances: once on each engine."""
-    url = None
-    if request.param == "postgresql":
-        databases: Callable[[], URL] = request.getfixturevalue("postgresql")
-        url = databases().render_as_string(hide_password=False)
-    with serving(tmp_path, url=url) as running:
+@pytest.fixture
+def server(store_url: str, tmp_path: Path) -> Iterator[Serving]:
+    """A running server whose app accepts new instances."""
+    with serving(tmp_path, url=store_url) as running:
         engine = make_engine(running.store)
         add_app(engine, name=APP, key=public_pem(), instances=[SITE], accept_new_instances=True)
         engine.dispose()
@@ -65,8 +60,8 @@ def test_replicas_that_start_together_register_an_app_once(store: EventStore) ->
     assert [each.retired_at is None for each in app.keys] == [False, True]
 
 
-def test_whatever_changes_about_an_app_is_noticed(sqlite_store: EventStore) -> None:
-    engine = sqlite_store.engine
+def test_whatever_changes_about_an_app_is_noticed(store: EventStore) -> None:
+    engine = store.engine
     seen = [version(engine)]
     changes: list[Callable[[], object]] = [
         lambda: add_app(engine, name="a", key=public_pem()),

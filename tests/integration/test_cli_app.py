@@ -16,19 +16,16 @@ import pytest
 from eventstore import apps
 from eventstore.store import EventStore
 from eventstore.webhooks import RELOAD_SECONDS
-from tests.integration.test_cli import Done, run
+from tests.commands import Command, Done, run
 from tests.outages import WEBHOOKS, register
-from tests.serving import SITE, cli, serving
+from tests.serving import SITE, NewServer, cli, serving
 from tests.signing import APP, OTHER_APP, STRANGER, base64_of_pem, coupon_event, private_pem, public_pem, webhook
-
-FOLLOWS_WITHIN = 10.0
-"""Seconds in which a running server must have followed a change; it reads what changed every five."""
 
 
 @pytest.fixture
-def app(path: Path) -> Callable[..., Done]:
+def app(eventstore: Command) -> Callable[..., Done]:
     """Calls `eventstore app …` on an empty store."""
-    return lambda *arguments, given=b"": run("--store", str(path), "app", *arguments, given=given)
+    return lambda *arguments, given=b"": eventstore.run("app", *arguments, given=given)
 
 
 def key_file(folder: Path, text: str | None = None, name: str = APP) -> str:
@@ -176,14 +173,16 @@ def test_listing_the_apps_of_a_store_that_is_not_there_makes_none(tmp_path: Path
 # In the configuration
 
 
-def test_serve_registers_the_apps_of_the_file_and_rotates_to_the_keys_that_change_there(tmp_path: Path) -> None:
+def test_serve_registers_the_apps_of_the_file_and_rotates_to_the_keys_that_change_there(
+    tmp_path: Path, store_url: str
+) -> None:
     config = tmp_path / "eventstore.toml"
     key_file(tmp_path)
     config.write_text(
         f'[[apps]]\nname = "{APP}"\nkey_file = "app.pem"\ninstances = ["{SITE}"]\n'
         f'[[apps]]\nname = "{OTHER_APP}"\nkey = "{base64_of_pem(OTHER_APP)}"\naccept_new_instances = true\n'
     )
-    with serving(tmp_path) as server:
+    with serving(tmp_path, url=store_url) as server:
         with server.client() as client:
             assert take(client, "e-1").json()["outcome"] == "appended"
             fresh = client.post(WEBHOOKS, content=webhook(coupon_event("e-2"), key=OTHER_APP, instance="new"))
@@ -199,15 +198,15 @@ def test_serve_registers_the_apps_of_the_file_and_rotates_to_the_keys_that_chang
             assert take(client, "e-3", key=STRANGER).json()["outcome"] == "appended"
             assert take(client, "e-4").json()["outcome"] == "appended"  # signed just before the rotation
             assert take(client, "e-5", key=STRANGER, instance="t-1").json()["outcome"] == "appended"
-    found = {each["name"]: each for each in listed(lambda *given: run("--store", server.store, "app", *given))}
+    found = {each["name"]: each for each in listed(lambda *given: server.run("app", *given))}
     assert found.keys() == {APP, OTHER_APP}
     assert [key["retired_at"] is None for key in found[APP]["keys"]] == [False, True]
     assert [each["instance_id"] for each in found[APP]["instances"]] == [SITE, "i-2", "t-1"]
 
 
-def test_serve_registers_the_apps_of_the_environment(tmp_path: Path) -> None:
+def test_serve_registers_the_apps_of_the_environment(new_server: NewServer) -> None:
     told = json.dumps([{"name": APP, "key": public_pem().replace("\n", "\\n"), "instances": [SITE]}])
-    with serving(tmp_path, EVENTSTORE_APPS=told) as server, server.client() as client:
+    with new_server(EVENTSTORE_APPS=told) as server, server.client() as client:
         assert take(client, "e-1").json()["outcome"] == "appended"
 
 
@@ -234,38 +233,8 @@ def take(client: httpx.Client, event_id: str, **how: Any) -> httpx.Response:
     return client.post(WEBHOOKS, content=webhook(coupon_event(event_id), **how))
 
 
-def follows(answer: Callable[[], httpx.Response], status: int) -> None:
-    """Wait until the running server answers so."""
-    deadline = time.monotonic() + FOLLOWS_WITHIN
-    while (met := answer()).status_code != status:
-        assert time.monotonic() < deadline, met.text
-        time.sleep(0.1)
-
-
-def test_a_running_server_follows_what_is_added_rotated_and_removed(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, server.client() as client:
-        assert take(client, "e-0").status_code == 401
-
-        def app(*arguments: str, key: str = APP) -> None:
-            given = () if arguments[0] == "remove" else ("--key-file", "-")
-            done = run("--store", server.store, "app", *arguments, *given, given=public_pem(key).encode())
-            assert done.returncode == 0, done.stderr
-
-        app("add", "--name", APP, "--instance", SITE)
-        follows(lambda: take(client, "e-1"), 200)
-        assert take(client, "e-2", instance="i-2").status_code == 403
-        app("add", "--name", APP, "--instance", "i-2")
-        follows(lambda: take(client, "e-2", instance="i-2"), 200)
-        assert take(client, "e-3", key=STRANGER).status_code == 401
-        app("rotate", "--name", APP, "--grace", "0", key=STRANGER)
-        follows(lambda: take(client, "e-3", key=STRANGER), 200)
-        follows(lambda: take(client, "e-4"), 401)
-        app("remove", "--name", APP)
-        follows(lambda: take(client, "e-5", key=STRANGER), 401)
-
-
-def test_a_webhook_of_an_app_added_a_moment_ago_is_taken_at_once(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, server.client() as client:
+def test_a_webhook_of_an_app_added_a_moment_ago_is_taken_at_once(new_server: NewServer) -> None:
+    with new_server() as server, server.client() as client:
         # The server has looked at its apps, and has had a second for nothing to be new to it.
         assert take(client, "e-0").status_code == 401
         time.sleep(RELOAD_SECONDS)
@@ -273,8 +242,8 @@ def test_a_webhook_of_an_app_added_a_moment_ago_is_taken_at_once(tmp_path: Path)
         assert take(client, "e-1").json() == {"outcome": "appended", "event_id": "e-1", "position": 1}
 
 
-def test_an_app_can_be_added_before_there_is_a_store(tmp_path: Path) -> None:
-    done = cli("app", "add", "--name", APP, "--key-file", "-", cwd=tmp_path, given=public_pem().encode())
+def test_an_app_can_be_added_before_there_is_a_store(folder: Path) -> None:
+    done = run("app", "add", "--name", APP, "--key-file", "-", given=public_pem().encode())
     assert done.returncode == 0, done.stderr
-    with EventStore.open(tmp_path / "eventstore.db", create=False) as store:
+    with EventStore.open(folder / "eventstore.db", create=False) as store:
         assert [each.name for each in apps.list_apps(store.engine)] == [APP]

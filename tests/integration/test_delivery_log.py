@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import analytics
@@ -27,9 +26,9 @@ from eventstore.log.counts import REFUSED, Counted
 from eventstore.log.records import OutcomeKind, Rejected, prepare
 from eventstore.log.types import to_micros
 from eventstore.store import EventStore
-from tests.conftest import OpenStore
+from tests.commands import Command
 from tests.histories import contradicted, deliveries, histories
-from tests.serving import cli
+from tests.stores import OpenStore, tried
 
 REPORT = "delivery-log"
 NONE = (None, None, None, None)
@@ -222,38 +221,41 @@ def handed_in(draw: st.DrawFn) -> list[Event | Rejected]:
     return [*draw(deliveries(history)), *wrong, *unread]
 
 
-@given(handed_in(), st.data())
-@settings(max_examples=25)
 def test_the_delivery_log_agrees_with_a_slow_loop_over_the_answers_that_were_given(
-    new_store: OpenStore, handed: list[Event | Rejected], data: st.DataObject
+    new_store: OpenStore, dialect: str
 ) -> None:
-    told: Told = []
-    moment = at(1, 22)
-    with new_store() as store:
-        while handed:
-            moment += timedelta(microseconds=data.draw(st.sampled_from([0, 1, 3_600_000_000, 7_200_000_000])))
-            size = data.draw(st.integers(1, 6))
-            piece, handed = handed[:size], handed[size:]
-            with clock(moment):
-                entries = [each if isinstance(each, Rejected) else prepare(each) for each in piece]
-                outcomes = store.submit(entries).result()
-            for each, outcome in zip(piece, outcomes, strict=True):
-                route = each.route if isinstance(each, Rejected) else each.source.value
-                happened = None if isinstance(each, Rejected) else each.event_time
-                told.append((moment, each.site_id, route, outcome.kind.value, happened))
-        for route in data.draw(st.lists(st.sampled_from(["velo", "rest", "unknown"]), max_size=2)):
-            refuse(store, moment.date().isoformat(), route, "token", 1)
-            told.append((moment, "", route, REFUSED, None))
-        with analytics.connect(store.engine, catch_up=False) as connection:
-            for site, since, until in (
-                (None, None, None),
-                ("site-a", None, None),
-                (None, at(2), None),
-                (None, at(1, 5), at(2, 5)),
-                ("site-b", None, at(3)),
-            ):
-                result = analytics.run_report(connection, REPORT, site=site, since=since, until=until)
-                assert list(result.rows) == slow_log(told, site, since, until)
+    @tried(25, dialect)
+    @given(handed_in(), st.data())
+    def holds(handed: list[Event | Rejected], data: st.DataObject) -> None:
+        told: Told = []
+        moment = at(1, 22)
+        with new_store() as store:
+            while handed:
+                moment += timedelta(microseconds=data.draw(st.sampled_from([0, 1, 3_600_000_000, 7_200_000_000])))
+                size = data.draw(st.integers(1, 6))
+                piece, handed = handed[:size], handed[size:]
+                with clock(moment):
+                    entries = [each if isinstance(each, Rejected) else prepare(each) for each in piece]
+                    outcomes = store.submit(entries).result()
+                for each, outcome in zip(piece, outcomes, strict=True):
+                    route = each.route if isinstance(each, Rejected) else each.source.value
+                    happened = None if isinstance(each, Rejected) else each.event_time
+                    told.append((moment, each.site_id, route, outcome.kind.value, happened))
+            for route in data.draw(st.lists(st.sampled_from(["velo", "rest", "unknown"]), max_size=2)):
+                refuse(store, moment.date().isoformat(), route, "token", 1)
+                told.append((moment, "", route, REFUSED, None))
+            with analytics.connect(store.engine, catch_up=False) as connection:
+                for site, since, until in (
+                    (None, None, None),
+                    ("site-a", None, None),
+                    (None, at(2), None),
+                    (None, at(1, 5), at(2, 5)),
+                    ("site-b", None, at(3)),
+                ):
+                    result = analytics.run_report(connection, REPORT, site=site, since=since, until=until)
+                    assert list(result.rows) == slow_log(told, site, since, until)
+
+    holds()
 
 
 # --- the table under it -----------------------------------------------------------------------------------------------
@@ -309,14 +311,15 @@ def test_the_log_and_the_counters_show_one_moment_while_events_arrive(store: Eve
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def test_the_command_line_prints_the_delivery_log_for_people_and_for_programs(tmp_path: Path) -> None:
-    with EventStore.open(tmp_path / "eventstore.db") as store:
-        three_days(store)
-    shown = cli("report", REPORT, cwd=tmp_path)
+def test_the_command_line_prints_the_delivery_log_for_people_and_for_programs(
+    store: EventStore, eventstore: Command
+) -> None:
+    three_days(store)
+    shown = eventstore.run("report", REPORT)
     assert (shown.returncode, shown.stderr) == (0, "")
     [line] = [line.split() for line in shown.stdout.splitlines() if line.split()[:2] == ["2026-09-01", "velo"]]
     assert line == ["2026-09-01", "velo", "5", "4", "0", "1", "0", "0", "0.250", "60.000"]
-    told = cli("report", REPORT, "--json", "-p", "until=2026-09-02", "--site", "shop", cwd=tmp_path)
+    told = eventstore.run("report", REPORT, "--json", "-p", "until=2026-09-02", "--site", "shop")
     assert json.loads(told.stdout)[1] == {
         "day": "2026-09-01",
         "route": "velo",
@@ -331,11 +334,11 @@ def test_the_command_line_prints_the_delivery_log_for_people_and_for_programs(tm
         "lateness_p99": 60,
         "lateness_max": 60,
     }
-    told = cli("report", REPORT, "--csv", "-p", "since=2026-09-02", cwd=tmp_path)
+    told = eventstore.run("report", REPORT, "--csv", "-p", "since=2026-09-02")
     names = [column.name for column in analytics.report(REPORT).columns]
     assert told.stdout.splitlines()[:3] == [
         ",".join(names),
         "2026-09-02,rest,5,0,0,0,0,5,,,,",
         "2026-09-02,snapshot,1,1,0,0,0,0,,,,",
     ]
-    assert REPORT in cli("report", "--list", cwd=tmp_path).stdout
+    assert REPORT in eventstore.run("report", "--list").stdout

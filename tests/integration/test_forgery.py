@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,6 @@ import pytest
 from eventstore.apps import add_app
 from eventstore.errors import DeliveryTooLarge, EventStoreError, NotGenuine, UnknownInstance, UnreadableDelivery
 from eventstore.store import EventStore
-from tests.conftest import OpenStore
 from tests.integration.forgeries import (
     FORGERIES,
     NOW,
@@ -28,8 +26,9 @@ from tests.integration.forgeries import (
     token,
     unsigned,
 )
-from tests.serving import PATIENCE, SITE, Serving, assert_problem, serving
+from tests.serving import PATIENCE, SITE, NewServer, Serving, assert_problem
 from tests.signing import APP, OTHER_APP, STRANGER, public_pem, webhook
+from tests.stores import OpenStore
 
 WEBHOOKS = "/v1/webhooks/wix"
 NEWCOMERS = "an app that accepts new instances"
@@ -38,15 +37,15 @@ ERROR = {400: UnreadableDelivery, 401: NotGenuine, 403: UnknownInstance}
 
 
 def register(server: Serving, name: str, *options: str) -> None:
-    added = server.cli("app", "add", "--name", name, "--key-file", "-", *options, given=public_pem(name).encode())
+    added = server.run("app", "add", "--name", name, "--key-file", "-", *options, given=public_pem(name).encode())
     assert added.returncode == 0, added.stderr
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def server(new_server: NewServer) -> Iterator[Serving]:
     # Forgers are slowed down by another test's leave: here each of them must be looked at.
     settings = {"EVENTSTORE_AUTH_FAILURES_PER_MINUTE": "1000000"}
-    with serving(tmp_path_factory.mktemp("forgery"), **settings) as running:
+    with new_server(**settings) as running:
         for name, site in ((APP, SITE), (OTHER_APP, OTHER_SITE)):
             register(running, name, "--instance", site)
         register(running, NEWCOMERS, "--accept-new-instances")
@@ -206,7 +205,7 @@ def test_a_bearer_token_neither_helps_nor_harms(server: Serving, stranger: httpx
     assert_problem(stranger.post(WEBHOOKS, content=forged, headers=authorised), 401)
 
 
-def test_every_refusal_is_counted_by_its_reason_and_nothing_else_is(tmp_path: Path) -> None:
+def test_every_refusal_is_counted_by_its_reason_and_nothing_else_is(new_server: NewServer) -> None:
     refused = {
         "algorithm": unsigned("none"),
         "signature": token(key=STRANGER),
@@ -217,11 +216,11 @@ def test_every_refusal_is_counted_by_its_reason_and_nothing_else_is(tmp_path: Pa
         "unreadable_delivery": b"",
         "delivery_too_large": b"x" * (LIMIT + 1),
     }
-    with serving(tmp_path) as server:
+    with new_server() as server:
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
             assert "no app" in assert_problem(client.post(WEBHOOKS, content=token()), 401)["detail"]
             add = ("app", "add", "--name", APP, "--instance", SITE, "--key-file", "-")
-            assert server.cli(*add, given=public_pem().encode()).returncode == 0
+            assert server.run(*add, given=public_pem().encode()).returncode == 0
             deadline = time.monotonic() + PATIENCE
             tries = 1
             while client.post(WEBHOOKS, content=token()).status_code != 200:

@@ -22,7 +22,6 @@ from eventstore.log.records import Prepared, Rejected
 from eventstore.store import EventStore
 from eventstore.webhooks import Registry, Webhooks, entries
 from eventstore.wix.jwt import read_public_key, verify
-from tests.conftest import OpenStore
 from tests.serving import DATA, INDEX, SITE
 from tests.signing import (
     APP,
@@ -39,6 +38,7 @@ from tests.signing import (
     signed,
     webhook,
 )
+from tests.stores import OpenStore, SqliteStores
 from tests.unit.test_wix_total import mutate, texts, values
 
 REFUSALS = (UnreadableDelivery, NotGenuine, UnknownInstance)
@@ -51,8 +51,9 @@ KEY = read_public_key(public_pem())
 
 
 @pytest.fixture(scope="module")
-def webhooks(new_store: OpenStore) -> Iterator[Webhooks]:
-    with new_store() as store:
+def webhooks(sqlite_stores: SqliteStores) -> Iterator[Webhooks]:
+    """Reads webhooks; of the store it reads only the apps, once: one engine will do."""
+    with sqlite_stores.new() as url, EventStore.open(url) as store:
         for name, site in ((APP, SITE), (OTHER_APP, "another site")):
             add_app(store.engine, name=name, key=public_pem(name), instances=[site])
         reader = Webhooks(store.engine)

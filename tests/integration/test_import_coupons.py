@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import Future
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -21,33 +17,13 @@ from eventstore.ingest import IngestSummary
 from eventstore.log.records import Outcome, Prepared, Rejected
 from eventstore.reconcile import Reconciliation
 from eventstore.store import EventStore
-from tests.serving import APPLIED, CREATED, DELETED, applied, cli, created, fixture, ndjson, wrapped
+from tests.pages import gone, page, spring, tell
+from tests.serving import APPLIED, CREATED, applied, created, fixture, wrapped
 
 TAKEN = datetime(2026, 9, 1, tzinfo=UTC)
 """When the pages were taken from Wix: after all that `created` and `applied` tell, which is of March 2025."""
 HOUR = timedelta(hours=1)
 MADE_BY_WIX = datetime(2024, 1, 1, tzinfo=UTC)
-
-
-def spring(coupon_id: str = "c-1", *, uses: int = 0, **facts: Any) -> dict[str, Any]:
-    """The coupon that `created` makes, as Query Coupons answers it."""
-    specification = {"code": "SPRING", "type": "PercentOffRate", "percentOffRate": 10, **facts}
-    return {"id": coupon_id, "specification": specification, "numberOfUsages": uses}
-
-
-def page(*coupons: Any, **more: Any) -> dict[str, Any]:
-    return {"coupons": list(coupons), **more}
-
-
-def tell(store: EventStore, *lines: dict[str, Any]) -> None:
-    """Deliveries by the site's relay."""
-    summary = store.ingest(enumerate((json.dumps(line).encode() for line in lines), 1))
-    assert summary.counts == {"appended": len(lines)}
-
-
-def gone(event_id: str, coupon_id: str = "c-1") -> dict[str, Any]:
-    metadata = {"id": event_id, "entityId": coupon_id, "eventTime": "2025-04-01T00:00:00Z"}
-    return wrapped(DELETED, {"metadata": metadata})
 
 
 class Imported:
@@ -323,10 +299,10 @@ def test_more_coupons_than_one_look_up_takes_are_compared_each_once(store: Event
 
 
 def test_when_the_log_takes_no_more_what_was_compared_is_told_and_nothing_is_called_absent(
-    sqlite_store: EventStore, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell(sqlite_store, wrapped(CREATED, created("e-1", "c-other")))
-    submit = sqlite_store.submit_patiently
+    tell(store, wrapped(CREATED, created("e-1", "c-other")))
+    submit = store.submit_patiently
     pieces = []
 
     def submit_once(entries: list[Prepared | Rejected]) -> Future[list[Outcome]]:
@@ -335,150 +311,12 @@ def test_when_the_log_takes_no_more_what_was_compared_is_told_and_nothing_is_cal
             raise StoreUnavailable("full")
         return submit(entries)
 
-    monkeypatch.setattr(sqlite_store, "submit_patiently", submit_once)
+    monkeypatch.setattr(store, "submit_patiently", submit_once)
     pages = [page(*[spring(f"c-{number:04}") for number in range(start, start + 500)]) for start in (0, 500)]
-    with sqlite_store.reconcile(complete=True) as found:
+    with store.reconcile(complete=True) as found:
         with pytest.raises(StoreUnavailable, match="full"):
             found.take(lines(pages), observed_at=TAKEN)
         told = Imported(found)
     assert told.summary.counts == {"appended": 500}
     assert set(told.kinds) >= {("missing", f"c-{number:04}") for number in range(500)}
     assert (told.whole, "absent" in dict(told.kinds)) == (False, False)
-
-
-# The command
-
-
-@pytest.fixture
-def folder(path: Path) -> Path:
-    """Where the commands run: a folder with an empty store, `log.db`."""
-    return path.parent
-
-
-def command(folder: Path, *arguments: str, given: bytes | None = None) -> CompletedProcess[str]:
-    return cli("--store", "log.db", "import-coupons", *arguments, cwd=folder, given=given)
-
-
-def told_by(folder: Path, *arguments: str, status: int = 0, given: bytes | None = None) -> Any:
-    done = command(folder, *arguments, "--json", given=given)
-    assert done.returncode == status, done.stderr
-    return json.loads(done.stdout)
-
-
-def head(folder: Path) -> int:
-    with closing(EventStore.open(folder / "log.db")) as store:
-        return store.head()
-
-
-def test_a_file_is_imported_at_its_own_date_so_that_a_second_run_finds_duplicates(folder: Path) -> None:
-    file = folder / "page.json"
-    file.write_bytes(fixture("snapshot_query_coupons.json"))
-    os.utime(file, (1_700_000_000, 1_700_000_000))
-    shown = command(folder, "page.json")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    for said in ("1 lines read, the log now holds 2 events", "used 41 times by Wix's count", "(+41)"):
-        assert said in shown.stdout
-    again = told_by(folder, "page.json", "--complete")
-    assert (again["events"], again["counts"], again["head"]) == ({"duplicate": 2}, {"drifted": 1}, 2)
-    assert (again["dry_run"], again["absent_known"], again["agreeing"]) == (False, True, 1)
-    later = told_by(folder, "page.json", "--observed-at", "2026-09-01", "--site", "elsewhere", "--dry-run")
-    assert (later["events"], later["counts"]) == ({"appended": 2}, {"missing": 2, "drifted": 1})
-    assert {each["site_id"] for each in later["differences"]} == {"elsewhere"}
-    assert head(folder) == 2
-
-
-COUPONS = [spring("c-1"), {"_id": "c-2", "code": "FLAT", "type": "PercentOff", "percentOffRate": 5}]
-SHAPES = {
-    "a page": json.dumps(page(*COUPONS, totalResults=2)).encode(),
-    "a page with paging metadata": json.dumps(page(*COUPONS, pagingMetadata={"count": 2}, metadata={"a": 1})).encode(),
-    "an indented page": json.dumps(page(*COUPONS), indent=2).encode(),
-    "a list of pages": json.dumps([page(each) for each in COUPONS], indent=2).encode(),
-    "a list of coupons": json.dumps(COUPONS).encode(),
-    "a page a line": ndjson(*[page(each) for each in COUPONS], page()),
-    "a coupon a line": b"\xef\xbb\xbf" + ndjson(*COUPONS),
-    "a wrapped coupon a line": ndjson(*[{"coupon": each, "metadata": {}} for each in COUPONS]),
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_coupons_are_taken_in_every_shape_that_a_file_of_them_has(folder: Path, shape: str) -> None:
-    told = told_by(folder, "-", given=SHAPES[shape])
-    assert (told["events"], told["problems"]) == ({"appended": 2}, [])
-    assert [(each["kind"], each["code"]) for each in told["differences"]] == [
-        ("missing", "SPRING"),
-        ("missing", "FLAT"),
-    ]
-
-
-def test_an_empty_page_is_fine(folder: Path) -> None:
-    told = told_by(folder, "-", given=b'{"coupons": []}')
-    assert (told["lines"], told["events"], told["differences"]) == (1, {}, [])
-
-
-def test_what_is_no_page_is_refused_with_its_file_its_line_and_what_is_expected(folder: Path) -> None:
-    (folder / "notes.txt").write_text('Dear reader,\n\n{"some": "thing"}\n')
-    (folder / "events.ndjson").write_bytes(ndjson(wrapped(CREATED, created("e-1")), created("e-2")))
-    done = command(folder, "notes.txt", "events.ndjson")
-    assert done.returncode == 1
-    told = done.stderr.splitlines()
-    assert [line.partition(": ")[0] for line in told] == [
-        "notes.txt:1",
-        "notes.txt:3",
-        "events.ndjson:1",
-        "events.ndjson:2",
-    ]
-    for line in told:
-        assert ": refused: " in line
-        assert '{"coupons": […]}' in line
-    assert head(folder) == 0
-
-
-def test_an_unreadable_coupon_is_shown_with_its_place_and_fails_the_command_but_not_its_page(folder: Path) -> None:
-    (folder / "page.json").write_text(json.dumps(page(spring("c-1"), spring("c-2", active="perhaps"), spring("c-3"))))
-    done = command(folder, "page.json", "--complete")
-    assert done.returncode == 1
-    assert "page.json:1: quarantined: coupons[1].specification.active: " in done.stderr
-    assert head(folder) == 2
-    done = command(folder, "-", "--complete", given=b'{"coupons": ["none"]}')
-    assert "absent coupons are not shown" in done.stderr
-
-
-def test_people_see_the_first_fifty_differences_and_programs_all(folder: Path) -> None:
-    given = json.dumps(page(*[spring(f"c-{number:03}") for number in range(60)])).encode()
-    shown = command(folder, "-", "--dry-run", given=given)
-    assert "c-049" in shown.stdout
-    assert "c-050" not in shown.stdout
-    assert "… and 10 more; --json lists them all" in shown.stdout
-    assert len(told_by(folder, "-", "--dry-run", given=given)["differences"]) == 60
-
-
-def test_every_kind_of_difference_is_told_in_words(folder: Path) -> None:
-    with EventStore.open(folder / "log.db") as store:
-        tell(store, wrapped(CREATED, created("e-1")), gone("e-2"), wrapped(CREATED, created("e-3", "c-3")))
-    done = command(
-        folder, "-", "--complete", given=json.dumps(page(spring(name="Back", uses=2), spring("c-2"))).encode()
-    )
-    for said in (
-        "deleted here, but at Wix; name: – → Back",
-        "0 uses in the log, 2 by Wix's count (+2)",
-        "made –, used 0 times by Wix's count",
-        "last heard of 2025-03-01 08:00",
-    ):
-        assert said in done.stdout
-
-
-def test_a_dry_run_makes_no_store(tmp_path: Path) -> None:
-    done = cli("--store", "new.db", "import-coupons", "-", "--dry-run", cwd=tmp_path, given=b'{"coupons": []}')
-    assert done.returncode == 1
-    assert "`eventstore init` makes one" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_was_compared_is_told_though_a_later_file_cannot_be_read(folder: Path) -> None:
-    (folder / "good.json").write_text(json.dumps(page(spring())))
-    (folder / "cut.json").write_text("[\n" + json.dumps(page(spring("c-2"))))
-    done = command(folder, "good.json", "cut.json", "--complete", "--json")
-    assert done.returncode == 1
-    assert "cut.json is not JSON" in done.stderr
-    told = json.loads(done.stdout)
-    assert (told["counts"], told["absent_known"], told["head"]) == ({"missing": 1}, False, 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.resources import files
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,22 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import URL
 
+from eventstore.demo import examples
 from eventstore.errors import StoreNotReady
 from eventstore.log.engine import make_engine, writing
-from eventstore.log.schema import GUARDS, HEAD_REVISION, migrate, missing_guards, revision
-from eventstore.log.tables import metadata
+from eventstore.log.expected_guards import expected_functions, expected_triggers, sqlite_guards
+from eventstore.log.guards import check_guards, missing_guards
+from eventstore.log.partitions import PARTITION_POSITIONS, Partition, list_partitions
+from eventstore.log.records import Outcome, OutcomeKind
+from eventstore.log.schema import HEAD_REVISION, migrate, revision
+from eventstore.log.tables import event_keys, events, log_head, metadata
 from eventstore.projections.catalogue import projections
 from eventstore.store import EventStore
+from tests.rows import change
+from tests.stores import text_of
 
 
 def configuration() -> Config:
@@ -44,27 +53,134 @@ def test_the_revision_this_program_works_with_is_the_newest_script() -> None:
 
 
 def test_the_migrated_schema_is_the_declared_one(store: EventStore) -> None:
-    derived = {model.name for model in projections()}
-
-    def ours(_: object, name: str | None, type_: str, *rest: object) -> bool:
-        return not (type_ == "table" and (name in derived or name == "alembic_version"))
-
     with store.engine.connect() as connection:
+        others = {model.name for model in projections()} | {"alembic_version"}
+        if store.engine.dialect.name == "postgresql":
+            others |= {each.name for each in list_partitions(connection)}
+
+        def ours(_: object, name: str | None, type_: str, *rest: object) -> bool:
+            return not (type_ == "table" and name in others)
+
         context = MigrationContext.configure(connection, opts={"include_object": ours, "compare_type": True})
         assert compare_metadata(context, metadata) == []
 
 
 def test_every_guard_stands_on_a_new_store(store: EventStore) -> None:
-    assert GUARDS[store.engine.dialect.name]
     assert missing_guards(store.engine) == []
+    assert check_guards(store.engine) == []
 
 
-def test_every_trigger_that_a_migration_makes_is_a_guard_that_is_checked() -> None:
-    for engine, guards in GUARDS.items():
-        scripts = sorted((Path(str(files("migrations"))) / "sql").glob(f"*_guards_{engine}.sql"))
-        text = "".join(script.read_text(encoding="utf-8") for script in scripts)
-        made = {line.split()[2] for line in text.splitlines() if line.startswith("CREATE TRIGGER")}
-        assert made == guards
+def test_every_trigger_and_function_that_a_migration_left_is_a_guard_that_is_checked(store: EventStore) -> None:
+    with store.engine.connect() as connection:
+        if store.engine.dialect.name == "sqlite":
+            made = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars())
+            assert made == set(sqlite_guards())
+            assert len(made) == 16
+            return
+        rows = connection.exec_driver_sql("SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE tgparentid = 0")
+        assert {
+            (row[0].replace("events_from_1", "{partition}"), row[1]) for row in rows if not row[0].endswith("0001")
+        } == {(trigger.table, trigger.name) for trigger in expected_triggers()}
+        names = connection.exec_driver_sql("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace")
+        assert set(names.scalars()) == {function.name for function in expected_functions("public")}
+
+
+# Partitions
+
+
+SHIFT = """INSERT INTO events SELECT {position}, event_id, site_id, type, source, entity_id, coupon_id, event_time, recorded_at,
+sequence, anonymize, payload, original, leaf_hash FROM events WHERE position = 1"""
+
+
+@pytest.fixture
+def before_partitions(postgresql: Callable[[], URL]) -> Iterator[EventStore]:
+    """A store of revision 0002, when events was one table, with Wix's examples in it."""
+    with EventStore.open(text_of(postgresql())) as source:
+        for delivery in examples():
+            source.ingest([(1, delivery.line())])
+        with source.engine.connect() as connection:
+            rows = {
+                table: [row._asdict() for row in connection.execute(select(table))] for table in (events, event_keys)
+            }
+            head = connection.execute(select(log_head.c.size, log_head.c.recorded_at)).one()._asdict()
+    store = EventStore(text_of(postgresql()))
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+        config = configuration()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(insert(events), sorted(rows[events], key=itemgetter("position")))
+        connection.execute(insert(event_keys), rows[event_keys])
+        connection.execute(update(log_head).values(**head))
+    yield store
+    store.close()
+
+
+def stored_in(store: EventStore) -> dict[str, int]:
+    """The file that each table of events is stored in: a table that was copied has another."""
+    with store.engine.connect() as connection:
+        names = "SELECT relname, relfilenode::bigint FROM pg_class WHERE relname LIKE 'events%%' AND relkind = 'r'"
+        return {name: number for name, number in connection.exec_driver_sql(names)}
+
+
+def test_a_table_with_events_becomes_the_first_partition_without_being_copied(before_partitions: EventStore) -> None:
+    store = before_partitions
+    assert revision(store.engine) == "0002"
+    before, kept = stored_in(store), store.read()
+    assert len(kept) >= 10
+    assert store.init() is True
+    with store.engine.connect() as connection:
+        assert list_partitions(connection) == [
+            Partition(f"events_from_{start}", start, start + PARTITION_POSITIONS)
+            for start in (1, 1 + PARTITION_POSITIONS, 1 + 2 * PARTITION_POSITIONS)
+        ]
+        indexes = connection.exec_driver_sql(
+            """SELECT child.relname, parent.relname FROM pg_inherits
+            JOIN pg_class child ON child.oid = inhrelid JOIN pg_class parent ON parent.oid = inhparent
+            WHERE child.relkind = 'i' AND child.relname LIKE 'events#_from#_1#_%%' ESCAPE '#' ORDER BY 1"""
+        )
+        assert [tuple(row) for row in indexes] == [
+            ("events_from_1_event_time_idx", "ix_events_event_time"),
+            ("events_from_1_pkey", "pk_events"),
+            ("events_from_1_site_id_coupon_id_position_idx", "ix_events_site_id_coupon_id_position"),
+        ]
+    assert stored_in(store)["events_from_1"] == before["events"]
+    assert store.read() == kept
+    assert check_guards(store.engine) == []
+    # The ledger knows them all, and the log goes on.
+    for record in kept:
+        assert store.append(record.event) == Outcome(OutcomeKind.DUPLICATE, record.event.event_id, record.position)
+    last = store.append(kept[0].event.model_copy(update={"event_id": "after the migration"}))
+    assert last.position == kept[-1].position + 1
+    assert store.project() == last.position
+
+
+def test_the_first_partition_reaches_past_what_the_table_held(before_partitions: EventStore) -> None:
+    store = before_partitions
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER events_next_position ON events")
+        connection.exec_driver_sql(SHIFT.format(position=3 * PARTITION_POSITIONS))
+    assert store.init() is True
+    with store.engine.connect() as connection:
+        first, *ahead = list_partitions(connection)
+    assert (first.start, first.end) == (1, 4 * PARTITION_POSITIONS + 1)
+    assert [each.start for each in ahead] == [4 * PARTITION_POSITIONS + 1, 5 * PARTITION_POSITIONS + 1]
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(before_partitions: EventStore) -> None:
+    store = before_partitions
+    kept = store.read()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE events_from_10000001 (in_the_way text)")
+    with pytest.raises(StoreNotReady, match="events_from_10000001"):
+        store.init()
+    assert revision(store.engine) == "0002"
+    assert store.read() == kept
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE events_from_10000001")
+    assert store.init() is True
+    assert store.read() == kept
 
 
 def test_a_new_store_is_made_once_and_opening_it_again_changes_nothing(tmp_path: Path) -> None:
@@ -118,10 +234,10 @@ def test_the_log_is_never_migrated_down(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_a_store_of_a_newer_program_is_refused(path: Path, create: bool) -> None:
-    execute(path, "UPDATE alembic_version SET version_num = '9999'")
+def test_a_store_of_a_newer_program_is_refused(store_url: str, create: bool) -> None:
+    change(store_url, "UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreNotReady, match="9999"):
-        EventStore.open(path, create=create)
+        EventStore.open(store_url, create=create)
 
 
 @pytest.mark.parametrize("create", [True, False])

@@ -25,15 +25,16 @@ from tests.serving import (
     PATIENCE,
     PROBLEM_JSON,
     SITE,
+    NewServer,
     Serving,
     applied,
     created,
     fixture,
     ndjson,
-    serving,
     wrapped,
 )
 from tests.signing import APP, coupon_event, public_pem, webhook
+from tests.stores import tried
 
 EXAMPLES = 40
 OPERATIONS = [
@@ -63,11 +64,11 @@ def as_lines(_context: schemathesis.SerializationContext, value: Any) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def server(new_server: NewServer) -> Iterator[Serving]:
     many = {"EVENTSTORE_AUTH_FAILURES_PER_MINUTE": "1000000"}
-    with serving(tmp_path_factory.mktemp("openapi"), **many) as running:
+    with new_server(**many) as running:
         add = ("app", "add", "--name", APP, "--instance", SITE, "--key-file", "-")
-        assert running.cli(*add, given=public_pem().encode()).returncode == 0
+        assert running.run(*add, given=public_pem().encode()).returncode == 0
         with running.client() as client:
             client.post(
                 "/v1/events", content=ndjson(wrapped(CREATED, created("one")), wrapped(APPLIED, applied("u", "o")))
@@ -104,13 +105,13 @@ CASES = [
 
 @pytest.mark.parametrize(("method", "path", "mode"), CASES)
 def test_every_answer_is_one_that_the_document_describes(
-    server: Serving, schema: schemathesis.BaseSchema, method: str, path: str, mode: GenerationMode
+    server: Serving, schema: schemathesis.BaseSchema, dialect: str, method: str, path: str, mode: GenerationMode
 ) -> None:
     headers = {"Authorization": f"Bearer {server.token}"}
     operation: APIOperation[Any, Any, Any, Any] = schema[path][method]
 
     @settings(
-        max_examples=EXAMPLES, database=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=CHECKED
+        tried(EXAMPLES, dialect), database=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=CHECKED
     )
     @given(operation.as_strategy(generation_mode=mode))
     def ask(case: schemathesis.Case[Any]) -> None:

@@ -99,7 +99,7 @@ def _install(home: Path, installed: Path) -> None:
 def registered(folder: Path) -> Iterator[Serving]:
     """A server that knows the app."""
     with serving(folder) as running:
-        added = running.cli(
+        added = running.run(
             *("app", "add", "--name", "shop", "--instance", SITE, "--key-file", "-"), given=base64_of_pem().encode()
         )
         assert added.returncode == 0, added.stderr

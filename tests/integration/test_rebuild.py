@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from sqlalchemy import inspect
@@ -19,6 +17,7 @@ from eventstore.projections.catalogue import projections
 from eventstore.projections.rebuild import RebuildProgress
 from eventstore.store import EventStore
 from tests.slow_model import project, shown, stored
+from tests.stores import NewUrl
 
 
 def ingest(store: EventStore, count: int, *, after: int = 0) -> None:
@@ -37,29 +36,20 @@ def vandalise(store: EventStore, *names: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def filled_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store of a hundred and fifty deliveries, projected."""
-    path = tmp_path_factory.mktemp("filled") / "log.db"
-    shutil.copyfile(template, path)
-    with EventStore.open(path) as store:
-        ingest(store, 150)
-        store.project()
-    return path
+def filled_once(new_url: NewUrl) -> Iterator[str]:
+    """A store of a hundred and fifty deliveries, projected."""
+    with new_url() as url:
+        with EventStore.open(url) as store:
+            ingest(store, 150)
+            store.project()
+        yield url
 
 
 @pytest.fixture
-def filled(filled_template: Path, tmp_path: Path) -> Iterator[EventStore]:
+def filled(filled_once: str, new_url: NewUrl) -> Iterator[EventStore]:
     """Such a store, to do with as one likes."""
-    with EventStore.open(shutil.copyfile(filled_template, tmp_path / "log.db")) as store:
+    with new_url(of=filled_once) as url, EventStore.open(url) as store:
         yield store
-
-
-@pytest.fixture
-def filled_on_each_engine(store: EventStore) -> EventStore:
-    """The same on either engine."""
-    ingest(store, 150)
-    store.project()
-    return store
 
 
 def test_a_rebuild_brings_back_whatever_was_lost(filled: EventStore) -> None:
@@ -71,11 +61,11 @@ def test_a_rebuild_brings_back_whatever_was_lost(filled: EventStore) -> None:
     assert result.rows == {name: len(rows) for name, rows in before.items()}
 
 
-def test_a_rebuild_can_be_repeated(filled_on_each_engine: EventStore) -> None:
-    before = stored(filled_on_each_engine.engine)
+def test_a_rebuild_can_be_repeated(filled: EventStore) -> None:
+    before = stored(filled.engine)
     for _ in range(3):
-        filled_on_each_engine.rebuild_projections()
-    assert stored(filled_on_each_engine.engine) == before
+        filled.rebuild_projections()
+    assert stored(filled.engine) == before
 
 
 def test_a_rebuild_in_small_pieces_makes_the_same_rows(filled: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,12 +186,11 @@ def test_shadow_rows_that_went_missing_are_noticed_and_nothing_is_swapped(filled
 
 
 def test_a_rebuilt_table_has_the_indexes_of_the_first_and_still_holds_a_key_once(
-    filled_on_each_engine: EventStore,
+    filled: EventStore,
 ) -> None:
-    store = filled_on_each_engine
 
     def indexes() -> dict[str, list[tuple[str, ...]]]:
-        inspector = inspect(store.engine)
+        inspector = inspect(filled.engine)
         return {
             model.name: [
                 tuple(inspector.get_pk_constraint(model.name)["constrained_columns"]),
@@ -213,10 +202,10 @@ def test_a_rebuilt_table_has_the_indexes_of_the_first_and_still_holds_a_key_once
         }
 
     before = indexes()
-    store.rebuild_projections()
+    filled.rebuild_projections()
     assert indexes() == before
     for model in projections():
-        with store.engine.connect() as connection, pytest.raises(IntegrityError):
+        with filled.engine.connect() as connection, pytest.raises(IntegrityError):
             connection.exec_driver_sql(f"INSERT INTO {model.name} SELECT * FROM {model.name}")
 
 

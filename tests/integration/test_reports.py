@@ -1,4 +1,4 @@
-"""Reports and the analytics connection over a store on disk: hand-counted answers, and a connection that can do no harm."""
+"""Reports and the analytics connection over a store: hand-counted answers, and a connection that can do no harm."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import duckdb
 import orjson
 import pyarrow as pa
 import pytest
-from sqlalchemy import text
 
 import analytics
 from analytics.connect import ACTOR_COLUMNS, DELIVERY_COLUMNS, FACT_COLUMNS, duck_type
 from eventstore.demo import examples, month
 from eventstore.errors import InputError, NotFound, ProjectionError, ReportError, StoreNotReady
-from eventstore.log.engine import make_engine
 from eventstore.projections.catalogue import projections
 from eventstore.projections.duck import ModelSession
 from eventstore.store import EventStore
+from tests.rows import change
+from tests.stores import NewUrl
 
 STORES = "1380b703-ce81-ff05-f115-39571d94dfcd"
 TEN = {"name": "Ten off", "code": "TEN", "type": "PercentOff", "percentOffRate": 10, "usageLimit": 2}
@@ -59,13 +58,8 @@ class History:
         )
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.db"
-
-
 @pytest.fixture(scope="module")
-def shop_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shop_once(new_url: NewUrl) -> Iterator[str]:
     """Four coupons, seven uses told eight times.
 
     | coupon | life | uses |
@@ -75,54 +69,52 @@ def shop_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     | =SHIP, free shipping | made on the 1st | never |
     | gone | of another site; only its deletion on the 2nd is known | never |
     """
-    path = tmp_path_factory.mktemp("shop") / "store.db"
-    with EventStore.open(path) as store:
-        history = History(store)
-        history.created("ten", TEN, 1)
-        history.created("five", FIVE, 1)
-        history.created("ship", SHIP, 1)
-        history.applied("ten", TEN, "order-1", 1, day=2, hour=10)
-        history.applied("five", FIVE, "order-1", 1, day=2, hour=10)
-        history.deleted("gone", day=2, site="other")
-        history.applied("ten", TEN, "order-2", 2, day=3)
-        history.deleted("five", day=3, hour=12)
-        history.applied("five", FIVE, "order-3", 2, day=4)
-        history.applied("ten", TEN, "order-1", 2, day=4, hour=1)
-        history.deleted("ten", day=5)
-        history.created("five", FIVE | {"numberOfUsages": 2}, 5)
-        history.applied("five", FIVE, "order-4", 3, day=5, hour=8)
-        history.applied("ten", TEN, "order-5", 4, day=6)
-        history.applied("five", FIVE, "order-6", 4, day=6, hour=23)
-    return path
+    with new_url() as url:
+        with EventStore.open(url) as store:
+            history = History(store)
+            history.created("ten", TEN, 1)
+            history.created("five", FIVE, 1)
+            history.created("ship", SHIP, 1)
+            history.applied("ten", TEN, "order-1", 1, day=2, hour=10)
+            history.applied("five", FIVE, "order-1", 1, day=2, hour=10)
+            history.deleted("gone", day=2, site="other")
+            history.applied("ten", TEN, "order-2", 2, day=3)
+            history.deleted("five", day=3, hour=12)
+            history.applied("five", FIVE, "order-3", 2, day=4)
+            history.applied("ten", TEN, "order-1", 2, day=4, hour=1)
+            history.deleted("ten", day=5)
+            history.created("five", FIVE | {"numberOfUsages": 2}, 5)
+            history.applied("five", FIVE, "order-4", 3, day=5, hour=8)
+            history.applied("ten", TEN, "order-5", 4, day=6)
+            history.applied("five", FIVE, "order-6", 4, day=6, hour=23)
+        yield url
 
 
 @pytest.fixture
-def shop(shop_once: Path, path: Path) -> Path:
+def shop(shop_once: str, new_url: NewUrl) -> Iterator[str]:
     """A copy of that store for the test alone; its projections have not seen anything yet."""
-    copy(shop_once, path)
-    return path
+    with new_url(of=shop_once) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def month_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("month") / "store.db"
-    with EventStore.open(path) as store:
-        store.ingest(enumerate((delivery.line() for delivery in month(events=600)), start=1))
-    return path
+def month_store(new_url: NewUrl) -> Iterator[str]:
+    with new_url() as url:
+        with EventStore.open(url) as store:
+            store.ingest(enumerate((delivery.line() for delivery in month(events=600)), start=1))
+        yield url
 
 
 @pytest.fixture
-def connection(shop: Path) -> Iterator[analytics.AnalyticsConnection]:
+def connection(shop: str) -> Iterator[analytics.AnalyticsConnection]:
     with analytics.connect(shop) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def open_for_all(shop_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[analytics.AnalyticsConnection]:
+def open_for_all(shop_once: str, new_url: NewUrl) -> Iterator[analytics.AnalyticsConnection]:
     """One connection, everything loaded, for the tests that are refused to change it."""
-    path = tmp_path_factory.mktemp("open") / "store.db"
-    copy(shop_once, path)
-    with analytics.connect(path) as opened:
+    with new_url(of=shop_once) as url, analytics.connect(url) as opened:
         opened.load(*opened.tables)
         yield opened
 
@@ -140,7 +132,7 @@ def rows(result: analytics.ReportResult, *names: str) -> list[tuple[Any, ...]]:
 # --- usage per coupon -------------------------------------------------------------------------------------------------
 
 
-def test_usage_per_coupon_counts_an_order_once_and_lists_what_was_never_used(shop: Path) -> None:
+def test_usage_per_coupon_counts_an_order_once_and_lists_what_was_never_used(shop: str) -> None:
     result = analytics.run_report(shop, "usage-per-coupon")
     five = Decimal("5.25")
     assert result.rows == (
@@ -154,7 +146,7 @@ def test_usage_per_coupon_counts_an_order_once_and_lists_what_was_never_used(sho
     assert all(value.tzinfo is UTC for row in result.rows for value in row if isinstance(value, datetime))
 
 
-def test_usage_per_coupon_within_a_window_includes_its_beginning_and_not_its_end(shop: Path) -> None:
+def test_usage_per_coupon_within_a_window_includes_its_beginning_and_not_its_end(shop: str) -> None:
     result = analytics.run_report(shop, "usage-per-coupon", since="2026-09-02T10:00:00.000001Z", until=at(6))
     names = ("coupon_id", "times_used", "reported_usages", "difference", "last_used_at", "uses_after_deletion")
     assert rows(result, *names) == [
@@ -166,7 +158,7 @@ def test_usage_per_coupon_within_a_window_includes_its_beginning_and_not_its_end
     assert result.parameters == {"site": None, "since": at(2, 10), "until": at(6)}
 
 
-def test_half_a_window_is_a_window(shop: Path) -> None:
+def test_half_a_window_is_a_window(shop: str) -> None:
     names = ("coupon_id", "times_used", "reported_usages")
     late = analytics.run_report(shop, "usage-per-coupon", since="2026-09-06")
     assert rows(late, *names)[:2] == [("five", 1, None), ("ten", 1, None)]
@@ -174,7 +166,7 @@ def test_half_a_window_is_a_window(shop: Path) -> None:
     assert rows(early, *names)[:2] == [("five", 1, None), ("ten", 1, None)]
 
 
-def test_usage_per_coupon_of_one_site(shop: Path) -> None:
+def test_usage_per_coupon_of_one_site(shop: str) -> None:
     assert rows(analytics.run_report(shop, "usage-per-coupon", site="other"), "coupon_id") == [("gone",)]
     assert analytics.run_report(shop, "usage-per-coupon", site="nowhere").rows == ()
     # A value is bound: it can be nothing but a value.
@@ -184,7 +176,7 @@ def test_usage_per_coupon_of_one_site(shop: Path) -> None:
 # --- usage per discount type ------------------------------------------------------------------------------------------
 
 
-def test_usage_per_discount_type_lists_the_types_there_are_in_their_order(shop: Path) -> None:
+def test_usage_per_discount_type_lists_the_types_there_are_in_their_order(shop: str) -> None:
     assert analytics.run_report(shop, "usage-per-discount-type").rows == (
         ("MONEY_OFF", 1, 1, 4, Decimal("57.1"), 4, at(2, 10), at(6, 23), 1),
         ("PERCENT_OFF", 1, 1, 3, Decimal("42.9"), 3, at(2, 10), at(6), 1),
@@ -193,7 +185,7 @@ def test_usage_per_discount_type_lists_the_types_there_are_in_their_order(shop: 
     )
 
 
-def test_usage_per_discount_type_within_a_window_of_one_site(shop: Path) -> None:
+def test_usage_per_discount_type_within_a_window_of_one_site(shop: str) -> None:
     result = analytics.run_report(shop, "usage-per-discount-type", site="shop", since=at(3), until="2026-09-05")
     assert rows(result, "discount_type", "coupons", "coupons_used", "times_used", "share_of_uses") == [
         ("MONEY_OFF", 1, 1, 1, 50),
@@ -202,7 +194,7 @@ def test_usage_per_discount_type_within_a_window_of_one_site(shop: Path) -> None
     ]
 
 
-def test_without_uses_there_is_no_share_of_them(shop: Path) -> None:
+def test_without_uses_there_is_no_share_of_them(shop: str) -> None:
     result = analytics.run_report(shop, "usage-per-discount-type", until="2026-09-01")
     assert set(rows(result, "times_used", "share_of_uses", "uses_per_used_coupon")) == {(0, None, None)}
 
@@ -226,24 +218,22 @@ def test_the_declared_columns_and_parameters_are_the_query_s(
 
 
 @pytest.mark.parametrize("name", [report.name for report in analytics.reports()])
-def test_an_empty_store_gives_an_empty_answer(path: Path, name: str) -> None:
-    EventStore.open(path).close()
-    result = analytics.run_report(path, name)
+def test_an_empty_store_gives_an_empty_answer(store_url: str, name: str) -> None:
+    result = analytics.run_report(store_url, name)
     assert (result.rows, result.position, result.to_json(), result.cells()) == ((), 0, b"[]", [])
     assert result.to_csv().count("\r\n") == 1
 
 
-def test_five_events_read_well(path: Path) -> None:
-    with EventStore.open(path) as store:
-        history = History(store)
-        history.created("ten", TEN, 1)
-        history.created("ship", SHIP, 1)
-        history.applied("ten", TEN, "order-1", 1, day=2, hour=9)
-        history.applied("ten", TEN, "order-2", 2, day=3)
-        history.applied("ship", SHIP, "order-2", 1, day=3)
-        per_coupon = analytics.run_report(store.engine, "usage-per-coupon")
-        per_type = analytics.run_report(store.engine, "usage-per-discount-type")
-        assert store.head() == 5  # the engine it was lent is still open
+def test_five_events_read_well(store: EventStore) -> None:
+    history = History(store)
+    history.created("ten", TEN, 1)
+    history.created("ship", SHIP, 1)
+    history.applied("ten", TEN, "order-1", 1, day=2, hour=9)
+    history.applied("ten", TEN, "order-2", 2, day=3)
+    history.applied("ship", SHIP, "order-2", 1, day=3)
+    per_coupon = analytics.run_report(store.engine, "usage-per-coupon")
+    per_type = analytics.run_report(store.engine, "usage-per-discount-type")
+    assert store.head() == 5  # the engine it was lent is still open
     assert ["|".join(cells) for cells in per_coupon.cells()] == [
         "shop|ten|TEN|Ten off|PERCENT_OFF|10|2|2|0|2026-09-02 09:00|2026-09-03 00:00|0|2|no",
         'shop|ship|=SHIP|Free, "really"|FREE_SHIPPING|–|1|1|0|2026-09-03 00:00|2026-09-03 00:00|0|–|no',
@@ -259,7 +249,7 @@ def test_five_events_read_well(path: Path) -> None:
     assert orjson.loads(per_type.to_json())[0]["share_of_uses"] == 66.7
 
 
-def test_the_sums_of_both_reports_are_the_number_of_redemptions(month_store: Path) -> None:
+def test_the_sums_of_both_reports_are_the_number_of_redemptions(month_store: str) -> None:
     with analytics.connect(month_store) as connection:
         [(redemptions,)] = connection.execute("SELECT count(*) FROM redemptions").fetchall()
         per_coupon = analytics.run_report(connection, "usage-per-coupon")
@@ -278,7 +268,7 @@ def test_the_sums_of_both_reports_are_the_number_of_redemptions(month_store: Pat
     assert sum(count for part in parts for (count,) in rows(part, "times_used")) == redemptions
 
 
-def test_the_report_and_the_view_of_a_coupon_agree(month_store: Path) -> None:
+def test_the_report_and_the_view_of_a_coupon_agree(month_store: str) -> None:
     result = analytics.run_report(month_store, "usage-per-coupon")
     names = ("coupon_id", "times_used", "reported_usages", "first_used_at", "last_used_at", "uses_after_deletion")
     with EventStore.open(month_store) as store:
@@ -296,10 +286,9 @@ def test_the_report_and_the_view_of_a_coupon_agree(month_store: Path) -> None:
     )
 
 
-def test_a_use_half_a_year_after_the_deletion_is_found(path: Path) -> None:
-    with EventStore.open(path) as store:
-        store.ingest(enumerate((delivery.line() for delivery in examples()), start=1))
-    result = analytics.run_report(path, "usage-per-coupon")
+def test_a_use_half_a_year_after_the_deletion_is_found(store: EventStore) -> None:
+    store.ingest(enumerate((delivery.line() for delivery in examples()), start=1))
+    result = analytics.run_report(store.engine, "usage-per-coupon")
     found = {row[0]: row[1:] for row in rows(result, "code", "times_used", "uses_after_deletion", "deleted")}
     assert found["SummerSale"] == (1, 1, True)
 
@@ -313,8 +302,9 @@ def test_a_use_half_a_year_after_the_deletion_is_found(path: Path) -> None:
     ],
 )
 def test_a_wrong_question_is_refused_before_the_store_is_opened(
-    path: Path, name: str, parameters: dict[str, Any], message: str
+    tmp_path: Path, name: str, parameters: dict[str, Any], message: str
 ) -> None:
+    path = tmp_path / "store.db"
     with pytest.raises(ReportError, match=message):
         analytics.run_report(path, name, **parameters)
     assert not path.exists()
@@ -357,7 +347,7 @@ def test_a_connection_reaches_nothing_but_its_tables(
     assert open_for_all.execute("SELECT count(*) FROM coupons").fetchall() == [(4,)]
 
 
-def test_what_is_changed_in_the_copy_does_not_reach_the_store(shop: Path) -> None:
+def test_what_is_changed_in_the_copy_does_not_reach_the_store(shop: str) -> None:
     with analytics.connect(shop) as connection:
         connection.execute("DELETE FROM redemptions")
         assert connection.execute("SELECT count(*) FROM redemptions").fetchall() == [(0,)]
@@ -365,7 +355,7 @@ def test_what_is_changed_in_the_copy_does_not_reach_the_store(shop: Path) -> Non
         assert connection.execute("SELECT count(*) FROM redemptions").fetchall() == [(7,)]
 
 
-def test_tables_are_loaded_when_a_query_names_them_and_once(shop: Path) -> None:
+def test_tables_are_loaded_when_a_query_names_them_and_once(shop: str) -> None:
     with EventStore.open(shop) as store, analytics.connect(shop) as connection:
         assert (connection.loaded, connection.position) == ((), 0)
         analytics.run_report(connection, "usage-per-coupon")
@@ -456,7 +446,7 @@ def test_values_come_in_python_s_own_types(connection: analytics.AnalyticsConnec
     ]
 
 
-def test_the_projections_are_caught_up_first_unless_told_otherwise(shop: Path) -> None:
+def test_the_projections_are_caught_up_first_unless_told_otherwise(shop: str) -> None:
     with analytics.connect(shop, catch_up=False) as connection:
         assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(0,)]
         assert connection.position == 0
@@ -464,7 +454,8 @@ def test_the_projections_are_caught_up_first_unless_told_otherwise(shop: Path) -
         assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(4,)]
 
 
-def test_there_must_be_a_store(path: Path) -> None:
+def test_there_must_be_a_store(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
     with pytest.raises(StoreNotReady, match="eventstore init"):
         analytics.connect(path)
     assert not path.exists()
@@ -473,16 +464,13 @@ def test_there_must_be_a_store(path: Path) -> None:
         analytics.connect(f"sqlite:///{path}")
 
 
-def test_a_projection_of_another_version_is_not_read(shop: Path) -> None:
-    engine = make_engine(shop)
-    with engine.begin() as changing:
-        changing.execute(text("UPDATE projection_checkpoints SET version = 99 WHERE name = 'coupons'"))
-    engine.dispose()
+def test_a_projection_of_another_version_is_not_read(shop: str) -> None:
+    change(shop, "UPDATE projection_checkpoints SET version = 99 WHERE name = 'coupons'")
     with analytics.connect(shop, catch_up=False) as connection, pytest.raises(ProjectionError, match="rebuild"):
         connection.load("coupons")
 
 
-def test_a_query_past_the_memory_limit_is_refused_with_the_way_out(shop: Path) -> None:
+def test_a_query_past_the_memory_limit_is_refused_with_the_way_out(shop: str) -> None:
     with (
         analytics.connect(shop, memory_limit="32MB") as connection,
         pytest.raises(InputError, match="memory_limit='32MB'; connect with a larger one"),
@@ -490,7 +478,7 @@ def test_a_query_past_the_memory_limit_is_refused_with_the_way_out(shop: Path) -
         connection.execute("CREATE TABLE large AS SELECT uuid()::VARCHAR FROM range(10000000)")
 
 
-def test_wrong_arguments_are_named(shop: Path) -> None:
+def test_wrong_arguments_are_named(shop: str) -> None:
     with pytest.raises(InputError, match="memory_limit='plenty'"):
         analytics.connect(shop, memory_limit="plenty")
     with analytics.connect(shop) as connection, pytest.raises(NotFound, match="no table 'cupons'; there are coupons"):

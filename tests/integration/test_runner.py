@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,7 +25,9 @@ from eventstore.log.engine import make_engine
 from eventstore.projections import runner, tables
 from eventstore.projections.runner import Runner
 from eventstore.store import EventStore
+from tests.rows import Stranger, held
 from tests.slow_model import project, shown, stored
+from tests.stores import OpenStore
 
 PATIENCE = 30.0
 """Seconds until a test gives up waiting for what must come."""
@@ -58,15 +59,6 @@ def eventually(holds: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-@contextmanager
-def held(path: Path) -> Iterator[None]:
-    """Another process's lock on the database."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN EXCLUSIVE")
-        yield
-        other.execute("ROLLBACK")
-
-
 # Exactly once
 
 
@@ -79,11 +71,11 @@ def test_the_demonstration_month_projects_as_the_slow_model_says(
 
 
 def test_documented_events_in_large_number_project_as_the_slow_model_says(
-    sqlite_store: EventStore, monkeypatch: pytest.MonkeyPatch
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "STEP_EVENTS", 900)
-    sqlite_store.ingest((number, delivery.line()) for number, delivery in enumerate(documented(1500)))
-    checked(sqlite_store)
+    store.ingest((number, delivery.line()) for number, delivery in enumerate(documented(1500)))
+    checked(store)
 
 
 def test_two_runners_at_once_on_one_store_take_each_event_once(
@@ -119,14 +111,14 @@ with EventStore.open(sys.argv[1]) as store:
 """
 
 
-def test_a_runner_killed_at_any_point_loses_nothing_and_counts_nothing_twice(path: Path) -> None:
+def test_a_runner_killed_at_any_point_loses_nothing_and_counts_nothing_twice(store_url: str) -> None:
     root = Path(__file__).parents[2]
-    with EventStore.open(path) as store:
+    with EventStore.open(store_url) as store:
         ingest(store, 400)
         for steps in (1, 4, 2):
             before = store.status().projections[0].position
             victim = subprocess.Popen(
-                [sys.executable, "-c", KILLED, str(path)],
+                [sys.executable, "-c", KILLED, store_url],
                 env=os.environ | {"PYTHONPATH": str(root)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -184,27 +176,27 @@ def test_a_step_that_fails_half_way_leaves_nothing_behind_and_the_next_one_does_
 
 
 def test_a_locked_database_is_unavailable_to_the_projections_and_they_recover(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 20)
-    with EventStore.open(path) as store:
+    with EventStore.open(store_url) as store:
         ingest(store, 50)
-        with held(path), pytest.raises(StoreUnavailable, match="locked"):
+        with held(store_url, "projection_checkpoints"), pytest.raises(StoreUnavailable, match=r"locked|lock timeout"):
             store.project()
         assert store.status().projections[0].position == 0
         checked(store)
 
 
 def test_the_thread_that_follows_the_log_outlives_a_locked_database_and_says_what_was_wrong(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 20)
-    with EventStore.open(path) as store:
+    with EventStore.open(store_url) as store:
         ingest(store, 50)
-        with held(path):
+        with held(store_url, "projection_checkpoints"):
             store.start_projections()
             eventually(lambda: store.runner.last_error)
-            assert "locked" in str(store.runner.last_error)
+            assert re.search(r"locked|lock timeout", str(store.runner.last_error))
         assert store.wait(store.head(), PATIENCE)
         eventually(lambda: store.runner.last_error is None)
         assert shown(store.engine) == project(log_of(store))
@@ -223,8 +215,8 @@ def test_an_event_of_a_coupon_that_does_not_name_it_does_not_stop_the_others(sto
 # Following
 
 
-def test_whoever_waits_for_a_position_reads_their_own_write(store: EventStore, path: Path) -> None:
-    with EventStore.open(path) as other:
+def test_whoever_waits_for_a_position_reads_their_own_write(store: EventStore, new_store: OpenStore) -> None:
+    with new_store() as other:
         ingest(other, 40)
         events = [event for event in log_of(other) if event.type.startswith("coupon.")]
     assert len(events) >= 10
@@ -238,40 +230,38 @@ def test_whoever_waits_for_a_position_reads_their_own_write(store: EventStore, p
     assert shown(store.engine) == project(log_of(store))
 
 
-def test_events_that_another_process_appended_are_followed_too(path: Path) -> None:
-    with EventStore.open(path) as follower, EventStore.open(path) as other:
+def test_events_that_another_process_appended_are_followed_too(store_url: str) -> None:
+    with EventStore.open(store_url) as follower, EventStore.open(store_url) as other:
         follower.start_projections()
         ingest(other, 50)
         assert follower.wait(other.head(), PATIENCE)
         assert shown(follower.engine) == project(log_of(other))
 
 
-def test_waiting_for_what_nobody_takes_in_ends_with_no(sqlite_store: EventStore) -> None:
-    ingest(sqlite_store, 5)
-    assert sqlite_store.wait(0)
-    assert not sqlite_store.wait(sqlite_store.head(), 0.05)
+def test_waiting_for_what_nobody_takes_in_ends_with_no(store: EventStore) -> None:
+    ingest(store, 5)
+    assert store.wait(0)
+    assert not store.wait(store.head(), 0.05)
 
 
-def test_progress_is_told_step_by_step_up_to_the_head(
-    sqlite_store: EventStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_told_step_by_step_up_to_the_head(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "STEP_EVENTS", 10)
-    ingest(sqlite_store, 45)
-    head = sqlite_store.head()
+    ingest(store, 45)
+    head = store.head()
     told: list[tuple[int, int]] = []
-    assert sqlite_store.project(on_progress=lambda position, of: told.append((position, of))) == head
+    assert store.project(on_progress=lambda position, of: told.append((position, of))) == head
     assert told == [(min(step, head), head) for step in range(10, head + 10, 10)]
 
 
 def test_a_store_closed_while_its_projections_run_leaves_them_sound(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, EventStore.open(path) as store:
+    with monkeypatch.context() as patch, EventStore.open(store_url) as store:
         patch.setattr(runner, "STEP_EVENTS", 5)
         ingest(store, 200)
         store.start_projections()
         eventually(lambda: at_least(store, 5))
-    with EventStore.open(path) as again:
+    with EventStore.open(store_url) as again:
         at = again.status().projections[0].position
         assert at < again.head(), "closing waits for the step under way, not for all there is to do"
         assert shown(again.engine) == project(log_of(again)[:at])
@@ -279,16 +269,15 @@ def test_a_store_closed_while_its_projections_run_leaves_them_sound(
 
 
 @pytest.mark.parametrize("name", ["coupons", "redemptions", "coupon_usage"])
-def test_a_model_of_another_version_starts_over_with_all_that_hang_together_with_it(path: Path, name: str) -> None:
-    with EventStore.open(path) as store:
+def test_a_model_of_another_version_starts_over_with_all_that_hang_together_with_it(store_url: str, name: str) -> None:
+    with EventStore.open(store_url) as store:
         ingest(store, 60)
         store.project()
         ingest(store, 20, after=60)
-    with closing(sqlite3.connect(path)) as stranger:
-        stranger.execute("UPDATE projection_checkpoints SET version = 0 WHERE name = ?", [name])
+    with Stranger(store_url) as stranger:
+        stranger.execute("UPDATE projection_checkpoints SET version = 0 WHERE name = ?", name)
         stranger.execute(f"DROP TABLE {name}")
         stranger.execute(f"CREATE TABLE {name} (of_another_shape TEXT)")
-        stranger.commit()
-    with EventStore.open(path) as store:
+    with EventStore.open(store_url) as store:
         assert {status.lag > 20 for status in store.status().projections} == {True, False}
         checked(store)

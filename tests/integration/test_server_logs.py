@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +19,7 @@ from eventstore import access
 from eventstore.access import Scope
 from eventstore.store import EventStore
 from tests.outages import WEBHOOKS, locked, register
+from tests.rows import Stranger
 from tests.serving import APPLIED, CREATED, PATIENCE, SITE, Serving, applied, created, ndjson, settled, wrapped
 from tests.signing import STRANGER, coupon_event, envelope, signed, webhook
 
@@ -35,8 +35,8 @@ UNREADABLE = {"metadata": {"id": f"{MARK}-unreadable", "eventTime": f"2025-02-30
 class Logged:
     """A server that logs, with the one token that its store has."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.server = Serving(folder, **settings)
+    def __init__(self, folder: Path, url: str, **settings: str) -> None:
+        self.server = Serving(folder, url=url, **settings)
         with EventStore.open(self.server.store) as store:
             # With a token there is no need to print one.
             secret, _ = access.create_token(
@@ -69,9 +69,9 @@ class Logged:
 
 
 @pytest.fixture
-def logged(tmp_path: Path) -> Iterator[Logged]:
+def logged(tmp_path: Path, store_url: str) -> Iterator[Logged]:
     """A server that logs all it can, as JSON."""
-    with closing(Logged(tmp_path, EVENTSTORE_LOG_LEVEL="debug", EVENTSTORE_LOG_FORMAT="json")) as running:
+    with closing(Logged(tmp_path, store_url, EVENTSTORE_LOG_LEVEL="debug", EVENTSTORE_LOG_FORMAT="json")) as running:
         yield running
 
 
@@ -82,6 +82,7 @@ def assert_well_formed(lines: list[dict[str, Any]]) -> None:
         moment = datetime.fromisoformat(line["time"])
         assert abs((datetime.now(UTC) - moment).total_seconds()) < 600
         assert line["level"] in LEVELS
+        assert line["pid"] > 0
         assert isinstance(line["event"], str)
         assert line["event"]
 
@@ -257,8 +258,10 @@ def test_an_unexpected_error_is_logged_by_its_kind_and_place_and_not_by_what_it_
     client.headers["Connection"] = "close"  # the server ends a connection whose request met an unexpected error
     position = client.post(VELO, json=created("e-1", f"c-{MARK}", name=MARK)).json()["position"]
     settled(client, position, f"/v1/coupons/c-{MARK}", site="local")
-    with closing(sqlite3.connect(logged.server.path, isolation_level=None)) as other:
-        other.execute("UPDATE coupons SET reported_usages = ?, discount_value = ?", [f"value {MARK}", f"value {MARK}"])
+    with Stranger(logged.server.store) as other:
+        if not other.sqlite:  # whose columns take any value as they are
+            other.execute("ALTER TABLE coupons ALTER reported_usages TYPE text, ALTER discount_value TYPE text")
+        other.execute("UPDATE coupons SET reported_usages = ?, discount_value = ?", f"value {MARK}", f"value {MARK}")
         assert client.get(f"/v1/coupons/c-{MARK}?site=local").status_code == 500
         assert client.get(f"/v1/coupons?code={MARK}").status_code in (200, 500)
         other.execute("DROP TABLE coupons")
@@ -294,22 +297,25 @@ def test_a_locked_database_is_logged_without_what_it_was_asked(logged: Logged) -
     assert [line["reason"] for line in logged.lines if line.get("status") == 503] == ["store_unavailable"]
 
 
-def test_logs_are_lines_of_text_where_that_is_asked_for(tmp_path: Path) -> None:
-    with closing(Logged(tmp_path, EVENTSTORE_LOG_FORMAT="text")) as logged:
+def test_logs_are_lines_of_text_where_that_is_asked_for(tmp_path: Path, store_url: str) -> None:
+    with closing(Logged(tmp_path, store_url, EVENTSTORE_LOG_FORMAT="text")) as logged:
         logged.client.post(WEBHOOKS, content=webhook(coupon_event(MARK), key=STRANGER))
         logged.client.post(VELO, json=UNREADABLE)
+        assert logged.server.process is not None
+        process = logged.server.process.pid
         assert logged.server.stop()[0] == 0
         first, second = logged.server.stderr.splitlines()
         assert_says_nothing(logged)
-    moment, level, rest = first.split(" ", 2)
+    moment, level, pid, rest = first.split(" ", 3)
     assert datetime.fromisoformat(moment).tzinfo is not None
     assert level in LEVELS
+    assert int(pid) == process
     assert rest == f"refused method=POST route={WEBHOOKS} status=401 reason=signature"
-    assert second.split(" ", 2)[1:] == ["INFO", "kept in quarantine outcome=quarantined quarantine_id=1"]
+    assert second.split(" ", 3)[1:] == ["INFO", pid, "kept in quarantine outcome=quarantined quarantine_id=1"]
 
 
-def test_a_level_leaves_out_what_is_below_it(tmp_path: Path) -> None:
-    with closing(Logged(tmp_path, EVENTSTORE_LOG_LEVEL="error")) as logged:
+def test_a_level_leaves_out_what_is_below_it(tmp_path: Path, store_url: str) -> None:
+    with closing(Logged(tmp_path, store_url, EVENTSTORE_LOG_LEVEL="error")) as logged:
         deliver_everything(logged.client)
         assert logged.server.stop()[0] == 0
         assert logged.server.stderr == ""

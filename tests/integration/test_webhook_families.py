@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from eventstore.apps import add_app
 from eventstore.event import Event
 from eventstore.log.records import Outcome
 from eventstore.store import EventStore
-from tests.serving import INDEX, PATIENCE, SITE, assert_problem, fixture, only, serving, settled
+from tests.serving import INDEX, PATIENCE, SITE, NewServer, assert_problem, fixture, only, settled
 from tests.signing import APP, claims, coupon_event, envelope, public_pem, signed, webhook
 from tests.unit.test_wix_fixtures import expected, fact
 
@@ -231,16 +230,16 @@ def test_the_test_button_s_events_stand_under_their_own_site(shop: EventStore) -
     assert [each.event.site_id for each in shop.read(site_id=SITE)] == [SITE]
 
 
-def test_who_did_it_and_whose_site_it_is_reach_the_coupon_s_history(tmp_path: Path) -> None:
+def test_who_did_it_and_whose_site_it_is_reach_the_coupon_s_history(new_server: NewServer) -> None:
     identities = {
         "MEMBER": {"identityType": "MEMBER", "memberId": MEMBER},
         "WIX_USER": {"identityType": "WIX_USER", "wixUserId": "u-1"},
         "ANONYMOUS_VISITOR": {"identityType": "ANONYMOUS_VISITOR", "anonymousVisitorId": "v-1"},
         "APP": {"identityType": "APP", "appId": "a-1"},
     }
-    with serving(tmp_path) as server:
+    with new_server() as server:
         add = ("app", "add", "--name", APP, "--instance", SITE, "--test-instance", TEST_SITE, "--key-file", "-")
-        assert server.cli(*add, given=public_pem().encode()).returncode == 0
+        assert server.run(*add, given=public_pem().encode()).returncode == 0
         told: dict[str, Any] = {}
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as wix:
             for kind, identity in identities.items():

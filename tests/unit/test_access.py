@@ -97,11 +97,11 @@ def test_no_two_secrets_are_alike(store: EventStore) -> None:
 
 
 @pytest.mark.parametrize("change", [str.upper, str.lower, lambda s: s[:-1], lambda s: s + "A", lambda s: f" {s}"])
-def test_a_secret_that_differs_at_all_finds_nothing(sqlite_store: EventStore, change: object) -> None:
-    secret, _ = sqlite_store.create_token(name="x", site_id=None)
+def test_a_secret_that_differs_at_all_finds_nothing(store: EventStore, change: object) -> None:
+    secret, _ = store.create_token(name="x", site_id=None)
     assert callable(change)
-    assert access.find_token(sqlite_store.engine, access.digest(change(secret))) is None
-    assert access.find_token(sqlite_store.engine, access.digest("")) is None
+    assert access.find_token(store.engine, access.digest(change(secret))) is None
+    assert access.find_token(store.engine, access.digest("")) is None
 
 
 def test_a_revoked_token_finds_nothing_any_more_but_stays_listed(store: EventStore) -> None:
@@ -117,18 +117,18 @@ def test_a_revoked_token_finds_nothing_any_more_but_stays_listed(store: EventSto
 
 
 @pytest.mark.parametrize("twice", [True, False])
-def test_only_a_live_token_can_be_revoked(sqlite_store: EventStore, twice: bool) -> None:
-    _, made = sqlite_store.create_token(name="x", site_id=None)
+def test_only_a_live_token_can_be_revoked(store: EventStore, twice: bool) -> None:
+    _, made = store.create_token(name="x", site_id=None)
     if twice:
-        access.revoke_token(sqlite_store.engine, made.token_id)
+        access.revoke_token(store.engine, made.token_id)
     with pytest.raises(NotFound, match="no live token"):
-        access.revoke_token(sqlite_store.engine, made.token_id if twice else "tok_unheard")
+        access.revoke_token(store.engine, made.token_id if twice else "tok_unheard")
 
 
-def test_a_token_needs_a_scope(sqlite_store: EventStore) -> None:
+def test_a_token_needs_a_scope(store: EventStore) -> None:
     with pytest.raises(InputError, match="at least one scope"):
-        sqlite_store.create_token(name="x", site_id=None, scopes=" , ")
-    assert access.count_tokens(sqlite_store.engine) == 0
+        store.create_token(name="x", site_id=None, scopes=" , ")
+    assert access.count_tokens(store.engine) == 0
 
 
 def test_tokens_are_listed_oldest_first(store: EventStore) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from base64 import b64encode
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,9 +17,9 @@ from eventstore import apps
 from eventstore.apps import WixApp
 from eventstore.config import AppSettings, load_settings
 from eventstore.errors import InputError, NotFound, NotGenuine, UnknownInstance
-from eventstore.log.engine import sqlite_path
-from eventstore.log.schema import missing_guards
+from eventstore.log.guards import missing_guards
 from eventstore.store import EventStore
+from tests.rows import REFUSED, Stranger
 from tests.serving import SITE
 from tests.signing import APP, OTHER_APP, STRANGER, base64_of_pem, coupon_event, private_pem, public_pem, webhook
 
@@ -64,38 +62,34 @@ def ids(app: WixApp) -> list[str]:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_key_is_the_same_in_every_spelling(sqlite_store: EventStore, spelling: str) -> None:
-    made = add(sqlite_store, key=SPELLINGS[spelling]())
+def test_a_key_is_the_same_in_every_spelling(store: EventStore, spelling: str) -> None:
+    made = add(store, key=SPELLINGS[spelling]())
     assert made.keys[0].public_key == public_pem()
-    assert add(sqlite_store) == made
-    assert add(sqlite_store, APP, SITE, key=SPELLINGS[spelling]()).keys == made.keys
+    assert add(store) == made
+    assert add(store, APP, SITE, key=SPELLINGS[spelling]()).keys == made.keys
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_wrong_key_is_refused_with_what_is_wrong_and_nothing_is_registered(
-    sqlite_store: EventStore, kind: str
-) -> None:
+def test_a_wrong_key_is_refused_with_what_is_wrong_and_nothing_is_registered(store: EventStore, kind: str) -> None:
     make, told = WRONG[kind]
     with pytest.raises(InputError, match=told) as caught:
-        add(sqlite_store, key=make())
+        add(store, key=make())
     if len(make()) > 20:
         assert make().strip()[30:60] not in str(caught.value)
-    assert apps.list_apps(sqlite_store.engine, removed=True) == []
+    assert apps.list_apps(store.engine, removed=True) == []
 
 
 @pytest.mark.parametrize("name", ["", "x" * 81, "two\nlines", "a\x00b"])
-def test_a_name_that_cannot_be_shown_is_refused(sqlite_store: EventStore, name: str) -> None:
+def test_a_name_that_cannot_be_shown_is_refused(store: EventStore, name: str) -> None:
     with pytest.raises(InputError, match="an app's name has 1 to 80 printable characters"):
-        add(sqlite_store, name, key=public_pem())
+        add(store, name, key=public_pem())
 
 
 @pytest.mark.parametrize("instance", ["", " ", "x" * 201, "two\nlines"])
-def test_an_instance_that_cannot_be_one_is_refused_and_the_app_not_registered(
-    sqlite_store: EventStore, instance: str
-) -> None:
+def test_an_instance_that_cannot_be_one_is_refused_and_the_app_not_registered(store: EventStore, instance: str) -> None:
     with pytest.raises(InputError, match="an instance id has 1 to 200 printable characters"):
-        add(sqlite_store, APP, SITE, instance)
-    assert apps.list_apps(sqlite_store.engine) == []
+        add(store, APP, SITE, instance)
+    assert apps.list_apps(store.engine) == []
 
 
 def test_to_add_an_app_again_adds_instances_and_changes_nothing_else(store: EventStore) -> None:
@@ -114,16 +108,16 @@ def test_to_add_an_app_again_adds_instances_and_changes_nothing_else(store: Even
     assert apps.list_apps(store.engine) == [again]
 
 
-def test_an_app_that_is_not_there_needs_a_key(sqlite_store: EventStore) -> None:
+def test_an_app_that_is_not_there_needs_a_key(store: EventStore) -> None:
     with pytest.raises(InputError, match="there is no app 'app' yet: give its public key"):
-        apps.add_app(sqlite_store.engine, name=APP, instances=["i-1"])
+        apps.add_app(store.engine, name=APP, instances=["i-1"])
 
 
-def test_another_key_for_an_app_that_is_there_is_refused_with_the_way_to_change_it(sqlite_store: EventStore) -> None:
-    made = add(sqlite_store)
+def test_another_key_for_an_app_that_is_there_is_refused_with_the_way_to_change_it(store: EventStore) -> None:
+    made = add(store)
     with pytest.raises(InputError, match=f"eventstore app rotate --name {APP}"):
-        add(sqlite_store, APP, "i-1", key=public_pem(STRANGER))
-    assert apps.list_apps(sqlite_store.engine) == [made]
+        add(store, APP, "i-1", key=public_pem(STRANGER))
+    assert apps.list_apps(store.engine) == [made]
 
 
 def test_an_instance_or_a_key_of_one_app_cannot_be_given_to_another(store: EventStore) -> None:
@@ -173,10 +167,10 @@ def test_a_grace_that_was_given_is_taken_back_by_a_rotation_without_any(store: E
     assert [each.live(datetime.now(UTC)) for each in app.keys] == [False, False, True]
 
 
-def test_the_key_that_an_app_has_is_no_new_one(sqlite_store: EventStore) -> None:
-    add(sqlite_store)
+def test_the_key_that_an_app_has_is_no_new_one(store: EventStore) -> None:
+    add(store)
     with pytest.raises(InputError, match=f"the key that the app {APP} has already"):
-        apps.rotate_key(sqlite_store.engine, name=APP, key=base64_of_pem())
+        apps.rotate_key(store.engine, name=APP, key=base64_of_pem())
 
 
 def test_an_app_that_was_removed_is_heard_no_more_and_its_keys_stay(store: EventStore) -> None:
@@ -199,12 +193,12 @@ def test_an_app_that_was_removed_is_heard_no_more_and_its_keys_stay(store: Event
     assert store.receive_webhook(webhook(coupon_event("e-3"))).event_id == "e-3"
 
 
-def test_an_app_that_is_not_there_is_named_in_the_error(sqlite_store: EventStore) -> None:
+def test_an_app_that_is_not_there_is_named_in_the_error(store: EventStore) -> None:
     told = "there is no app 'app'; `eventstore app list` shows them"
     with pytest.raises(NotFound, match=told):
-        apps.rotate_key(sqlite_store.engine, name=APP, key=public_pem())
+        apps.rotate_key(store.engine, name=APP, key=public_pem())
     with pytest.raises(NotFound, match=told):
-        apps.remove_app(sqlite_store.engine, name=APP)
+        apps.remove_app(store.engine, name=APP)
 
 
 def test_an_app_that_accepts_new_instances_binds_each_to_itself_once(store: EventStore) -> None:
@@ -299,22 +293,21 @@ CHANGES_ON = {
 }
 
 
-def test_the_database_refuses_to_change_or_lose_a_key(store: EventStore) -> None:
+def test_the_database_refuses_to_change_or_lose_a_key(store: EventStore, store_url: str) -> None:
     add(store, APP, SITE)
     apps.rotate_key(store.engine, name=APP, key=public_pem(STRANGER), grace=timedelta(0))
     before = apps.list_apps(store.engine)
     for statement in CHANGES + CHANGES_ON[store.engine.dialect.name]:
         with pytest.raises(DBAPIError, match=r"refused|is taken"), store.engine.begin() as connection:
             connection.execute(text(statement))
-    if store.engine.dialect.name == "sqlite":
-        # A program of its own, which knows nothing of this one's settings, is refused as well.
-        with closing(sqlite3.connect(sqlite_path(store.engine))) as other, pytest.raises(sqlite3.IntegrityError):
-            other.execute("DELETE FROM wix_app_keys")
+    # A program of its own, which knows nothing of this one's settings, is refused as well.
+    with Stranger(store_url) as other, pytest.raises(REFUSED):
+        other.execute("DELETE FROM wix_app_keys")
     assert apps.list_apps(store.engine) == before
     assert missing_guards(store.engine) == []
 
 
-def test_a_key_whose_guard_was_dropped_shows_in_the_status(sqlite_store: EventStore) -> None:
-    with closing(sqlite3.connect(sqlite_path(sqlite_store.engine))) as other:
-        other.execute("DROP TRIGGER wix_app_keys_no_delete")
-    assert sqlite_store.status().missing_guards == ("wix_app_keys_no_delete",)
+def test_a_key_whose_guard_was_dropped_shows_in_the_status(store: EventStore, store_url: str) -> None:
+    with Stranger(store_url) as other:
+        other.drop_guard("wix_app_keys", "wix_app_keys_no_delete")
+    assert store.status().missing_guards == ("wix_app_keys_no_delete",)

@@ -9,15 +9,17 @@ from concurrent.futures import Future
 
 import pytest
 
-from eventstore.errors import NotAllowed, StoreUnavailable, UnknownHandler, UnreadableDelivery
+from eventstore.errors import InputError, NotAllowed, StoreUnavailable, UnknownHandler, UnreadableDelivery
 from eventstore.ingest import (
     CHUNK_LINES,
     CHUNKS_UNDER_WAY,
     IngestSummary,
     LineAnswer,
     Route,
+    append_chunks,
     ingest_lines,
     read_delivery,
+    read_lines,
 )
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected
 from tests.serving import APPLIED, CREATED, SITE, applied, created, fixture, wrapped
@@ -221,3 +223,31 @@ def test_the_summary_counts_lines_and_events() -> None:
     assert summary.lines == 5
     assert summary.counts == {"appended": 2, "refused": 1, "quarantined": 1}
     assert summary.last_position == 2
+
+
+def test_a_chunk_is_counted_as_its_answers_are() -> None:
+    lines = [use(1), b"nope", b"{}", use(2), b'{"coupons": []}', b"", use(3)]
+    together, apart = IngestSummary(), IngestSummary()
+    for chunk in append_chunks(read_lines(enumerate(lines, 1), Route(), my_site, chunk_lines=3), Log().submit):
+        together.add_chunk(chunk)
+        for answer in chunk.answers():
+            apart.add(answer)
+    assert together == apart
+    assert together.counts == {"appended": 3, "refused": 1, "quarantined": 1}
+    both = IngestSummary()
+    both += together
+    both += apart
+    assert (both.lines, both.last_position) == (12, 3)
+    assert both.counts == {"appended": 6, "refused": 2, "quarantined": 2}
+
+
+def test_an_error_of_the_reading_is_raised_behind_the_answers_to_what_was_read_before() -> None:
+    def lines() -> Iterator[tuple[int, bytes]]:
+        for number in range(1, 3 * CHUNK_LINES + 1):
+            yield number, use(number)
+        raise InputError("the file is cut short")
+
+    told: list[LineAnswer] = []
+    with pytest.raises(InputError, match="cut short"):
+        told.extend(ingest_lines(lines(), Route(), my_site, Log().submit))
+    assert [each.line for each in told] == list(range(1, 3 * CHUNK_LINES + 1))
