@@ -12,6 +12,7 @@ A test that touches a store runs once on each engine: it takes `store`, `store_u
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ __all__ = ["NewServer", "OpenStore"]
 # Slow machines are no failures: examples have no deadline.
 settings.register_profile("eventstore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("eventstore")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more process than cores: a good part of the tests wait for servers that start and end."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")

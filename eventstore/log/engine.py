@@ -22,6 +22,9 @@ from eventstore.log.turns import Turns
 BUSY_TIMEOUT_MS = 5_000
 """How long either engine waits for another process's write before it gives up: longer than any batch takes to commit."""
 
+WRITE_CACHE_KB = 64 * 1024
+"""What a connection that writes keeps of the file in memory, at most. Ids come in no order, so that each goes to another page of
+the ledger; with SQLite's 2 MB nearly each would have to be read first."""
 PATIENCE = {
     "connect_timeout": 10,
     "keepalives_idle": 10,
@@ -73,7 +76,8 @@ def make_engine(url: str | Path) -> Engine:
         event.listen(engine, "handle_error", _leave_a_server_that_only_reads)
         return engine
     arguments = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
-    engine = create_engine(parsed, connect_args=arguments, hide_parameters=True)  # parameters hold personal data
+    # Parameters hold personal data. The connection given back last is taken first: its cache is the warm one.
+    engine = create_engine(parsed, connect_args=arguments, hide_parameters=True, pool_use_lifo=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     turns = _turns[engine] = Turns(sqlite_path(engine))
@@ -188,6 +192,9 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that turns to writing fails at once with "database is locked", whatever the busy timeout.
     writes = connection.get_execution_options().get("eventstore_writes", False)
+    if writes and not connection.info.get("cached"):
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{WRITE_CACHE_KB}")
+        connection.info["cached"] = True
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 

@@ -183,11 +183,7 @@ class Writer:
 
     def _write(self, batch: list[_Request]) -> None:
         try:
-            entries = [
-                finish(entry) if isinstance(entry, Prepared) else entry
-                for request in batch
-                for entry in request.entries
-            ]
+            entries = [entry for request in batch for entry in request.entries]
             outcomes, position = self._commit_with_retries(entries)
         except StoreUnavailable as error:
             for request in batch:

@@ -238,6 +238,8 @@ def test_the_command_gives_a_second_app_neither_the_instance_nor_the_key_of_the_
 # Over HTTP
 
 
+# It waits for what a server remembers to grow old, again and again: on one engine.
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 def test_a_running_server_follows_what_is_added_rotated_and_removed_by_command(new_server: NewServer) -> None:
     with new_server() as server, EventStore.open(server.store) as beside:
 

@@ -104,7 +104,7 @@ FIGURES = {
         "sustained_per_second",
     ],
 }
-EVENTS = {"append": 1000, "webhook": 400}
+EVENTS = {"append": 300, "append --grow": 1000, "bulk": 1000, "webhook": 300, "rebuild": 1000}
 """A round's events where 2,000 would take long."""
 MAY_BE_NONE = {"over_1250_ms"}
 
@@ -112,6 +112,10 @@ MAY_BE_NONE = {"over_1250_ms"}
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.benchmarks", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+
+
+ON_POSTGRESQL = "append"
+"""The benchmark that is tried on the other engine: each takes half a minute."""
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -131,8 +135,8 @@ def test_a_benchmark_prints_one_json_object_with_its_documented_figures(name: st
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["append", "append --grow"])
-def test_appending_is_measured_on_postgresql_too(name: str) -> None:
+def test_appending_is_measured_on_postgresql_too() -> None:
+    name = ON_POSTGRESQL
     # Not pytest's own folder, whose long name leaves no room for that of the server's socket.
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         options = ("--engine", "postgresql", "--events", "250", "--rounds", "1", "--json", "--directory", folder)

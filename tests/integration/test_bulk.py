@@ -58,6 +58,10 @@ MIXED = [
 ]
 
 
+reading = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+"""For what happens to a file before any store is asked, and is dear: on one engine."""
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of LARGE deliveries, each of another event."""
@@ -154,6 +158,7 @@ def twice(pack: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     return lambda content: pack(content[: len(content) // 3]) + pack(content[len(content) // 3 :])
 
 
+@reading
 @pytest.mark.parametrize(
     "pack", [gzip.compress, zstd, twice(gzip.compress), twice(zstd)], ids=["gz", "zst", "gz2", "zst2"]
 )
@@ -170,6 +175,7 @@ def test_compressed_files_are_read_whatever_they_are_called(
     assert found["problems"][0]["line"] == 51
 
 
+@reading
 @pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gz", "zst"])
 def test_of_a_file_that_is_cut_short_the_good_part_is_taken_and_the_whole_one_completes_it(
     eventstore: Command, large: Path, tmp_path: Path, pack: Callable[[bytes], bytes]
@@ -211,6 +217,7 @@ def test_a_line_over_the_limit_is_refused_alone(store: EventStore, tmp_path: Pat
     assert (refused.line, str(refused.error)) == (2, f"the line is over the limit of {64 * 1024 * 1024} bytes")
 
 
+@reading
 def test_progress_is_told_in_bytes_and_lines_and_ends_at_the_whole(
     store: EventStore, large: Path, tmp_path: Path
 ) -> None:
@@ -287,7 +294,16 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process
 
 
 @linux
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["SIGKILL", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("dialect", "by"),
+    [
+        pytest.param("sqlite", signal.SIGKILL, id="sqlite-SIGKILL"),
+        pytest.param("sqlite", signal.SIGINT, id="sqlite-SIGINT"),
+        pytest.param("sqlite", signal.SIGTERM, id="sqlite-SIGTERM"),
+        pytest.param("postgresql", signal.SIGKILL, id="postgresql-SIGKILL"),
+    ],
+    indirect=["dialect"],
+)
 def test_an_ingestion_ended_in_mid_file_leaves_no_process_and_a_second_run_completes_it(
     store_url: str, eventstore: Command, large: Path, tmp_path: Path, by: signal.Signals
 ) -> None:
@@ -310,6 +326,7 @@ def test_an_ingestion_ended_in_mid_file_leaves_no_process_and_a_second_run_compl
     assert sorted(events) == sorted(str(delivery.event_id) for delivery in documented(LARGE))
 
 
+@reading
 @linux
 def test_a_killed_reader_ends_the_run_with_a_clear_error_and_a_second_run_completes_it(
     store_url: str, eventstore: Command, large: Path, tmp_path: Path
@@ -383,6 +400,7 @@ def peak_mb(url: str, blocks: Iterator[bytes]) -> tuple[int, int]:
     return int(lines), int(memory)
 
 
+@reading
 def test_memory_does_not_grow_with_the_file(new_url: NewUrl) -> None:
     # Each line is refused, so that the log takes no time; each takes the whole road but that.
     refused = b'{"route": "pigeon", "body": {"x": "' + b"y" * 5_000 + b'"}}\n'

@@ -127,6 +127,7 @@ def test_a_large_batch_is_read_by_other_processes_that_end_with_the_server(new_s
 
 
 @linux
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)  # about processes, and dear
 def test_readers_end_with_a_server_that_is_killed_and_one_killed_alone_is_told_in_the_lines_it_concerns(
     new_server: NewServer,
 ) -> None:

@@ -36,6 +36,9 @@ VELO = f"/v1/velo/{APPLIED}"
 LONGER_THAN_A_STEP = 1.0
 """Seconds in which a process that follows the log would have taken in an event: it looks four times a second."""
 
+processes = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+"""For what is between the processes and asks nothing of the store: on one engine."""
+
 
 def wait_until(reached: Callable[[], object], otherwise: str) -> None:
     deadline = time.monotonic() + PATIENCE
@@ -84,6 +87,7 @@ def append(client: httpx.Client, event_id: str) -> int:
     return position
 
 
+@processes
 def test_all_workers_answer_at_one_address_that_is_told_once_and_end_in_good_order(new_server: NewServer) -> None:
     with new_server("--workers", str(WORKERS)) as server:
         assert server.process is not None
@@ -131,6 +135,7 @@ def test_one_worker_follows_the_log_and_every_worker_can_wait_for_it(new_server:
                 assert coupon["usage"]["times_used"] == 2
 
 
+@processes
 def test_what_keeps_the_projections_from_following_is_told_by_every_worker(new_server: NewServer) -> None:
     with new_server("--workers", "2") as server, clients(server) as workers:
         with Stranger(server.store) as stranger:
