@@ -29,7 +29,7 @@ from eventstore.ingest import CHUNK_LINES, Chunk, Route, SiteOf, read_lines
 from eventstore.lines import Piece
 from eventstore.log.records import Prepared
 
-HERE_BYTES = 8 * 1024 * 1024
+HERE_BYTES = 4 * 1024 * 1024
 """Bytes that are read in this process before others are asked: a reader takes most of a second to start, in which this much
 is read. What is smaller never starts one."""
 READERS_AT_MOST = 4
