@@ -7,16 +7,14 @@ follow it, and gives back the positions that it filled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, insert
-from sqlalchemy.exc import DBAPIError
 
 from eventstore.log.append import Key, KnownEvent, Rows, Statements, Turn, disagrees, ids_by_site, known_statement
-from eventstore.log.engine import READ_ONLY
+from eventstore.log.engine import bare_driver
 from eventstore.log.insert import BulkInsert, columns
 from eventstore.log.records import Prepared
 from eventstore.log.tables import event_keys, events
@@ -37,7 +35,7 @@ class PostgresqlStatements(Statements):
         self._insert_keys = BulkInsert(insert(event_keys), event_keys, engine.dialect).sql
 
     def take_turn(self, connection: Connection, entries: Sequence[Prepared]) -> Turn:
-        with _driver(connection) as driver:
+        with bare_driver(connection) as driver:
             sites = ids_by_site(entries)
             with driver.pipeline():
                 # In this order: what is appended after the first is noticed by the last.
@@ -56,7 +54,7 @@ class PostgresqlStatements(Statements):
 
     def insert(self, connection: Connection, rows: Rows, keys: Rows, turn: Turn, recorded_at: int) -> None:
         size = turn.size + len(rows)
-        with _driver(connection) as driver:
+        with bare_driver(connection) as driver:
             with driver.pipeline():
                 inserted = driver.execute(self._insert_events, columns(rows))
                 keyed = driver.execute(self._insert_keys, columns(keys))
@@ -72,19 +70,3 @@ def _found(looks: list[tuple[str, psycopg.Cursor[Any]]]) -> dict[Key, KnownEvent
         for site, cursor in looks
         for event_id, position, content_hash, sequence in cursor
     }
-
-
-@contextmanager
-def _driver(connection: Connection) -> Iterator[Driver]:
-    """The driver's own connection, for what SQLAlchemy has no words for; its errors come out as SQLAlchemy's."""
-    dialect = connection.dialect
-    driver: Any = connection.connection.driver_connection
-    try:
-        yield driver
-    except psycopg.Error as error:
-        lost = error.sqlstate == READ_ONLY or dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
-        if lost:
-            connection.invalidate(error)
-        raise DBAPIError.instance(
-            None, None, error, psycopg.Error, connection_invalidated=lost, hide_parameters=True, dialect=dialect
-        ) from error

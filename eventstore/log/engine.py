@@ -156,6 +156,27 @@ def write_turn(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
+def bare_driver(connection: Connection) -> Iterator[Any]:
+    """The driver's own connection, inside the connection's transaction; its errors come out as SQLAlchemy's.
+
+    For the few statements of an append: SQLAlchemy's way of executing one takes longer than SQLite does, and it has no words
+    for psycopg's pipeline.
+    """
+    dialect = connection.dialect
+    base: type[Exception] = dialect.loaded_dbapi.Error
+    try:
+        yield connection.connection.driver_connection
+    except base as error:
+        read_only = getattr(error, "sqlstate", None) == READ_ONLY
+        lost = read_only or dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
+        if lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            None, None, error, base, connection_invalidated=lost, hide_parameters=True, dialect=dialect
+        ) from error
+
+
+@contextmanager
 def write_transaction(engine: Engine) -> Iterator[Connection]:
     """A connection in a transaction that will write, begun when it is this process's turn; committed at the end."""
     with write_turn(engine), engine.connect() as plain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -42,14 +42,18 @@ class BulkInsert:
 
     def execute(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows inside the connection's transaction."""
+        for sql, values in self.statements(rows):
+            connection.exec_driver_sql(sql, values)
+
+    def statements(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """What is executed to insert the rows: texts of SQL with their parameters."""
         if self.sql:
-            connection.exec_driver_sql(self.sql, tuple(columns(rows)))
+            yield self.sql, tuple(columns(rows))
             return
         start = 0
         for size, sql in self._statements:
             while len(rows) - start >= size:
-                values = tuple(chain.from_iterable(rows[start : start + size]))
-                connection.exec_driver_sql(sql, values)
+                yield sql, tuple(chain.from_iterable(rows[start : start + size]))
                 start += size
 
 
