@@ -138,8 +138,11 @@ class AsyncEventStore:
                 async for chunk in chunks:
                     entries = await self.run(_prepare_all, chunk)
                     await under_way.put(await self._submit_patiently(entries))
-        except Exception:
-            await under_way.put(None)
+        except BaseException:
+            # A source may raise CancelledError of its own accord. Only whoever has cancelled this task looks no more.
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():
+                await under_way.put(None)
             raise
         await under_way.put(None)
 

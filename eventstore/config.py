@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     site: str = Field(DEFAULT_SITE, description="The site of events that name none.")
     host: str = Field("127.0.0.1", description="The address that `serve` listens on.")
     port: int = Field(8787, ge=0, le=65535, description="The port that `serve` listens on; 0 takes a free one.")
-    workers: int = Field(1, ge=1, description="Processes that `serve` answers with; each has its own queue and limits.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that `serve` answers with; each has its own queue and limits."
+    )
     max_body_bytes: int = Field(1_048_576, ge=1_024, description="The largest delivery, in bytes; larger ones get 413.")
     max_batch_bytes: int = Field(
         268_435_456,

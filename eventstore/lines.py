@@ -29,6 +29,8 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 """Bytes of one line of a file; a longer one is refused alone."""
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 """Bytes of a file that is one JSON document rather than lines."""
+LOOKED_AT = 100
+"""Lines behind a wrong first one that are looked at to tell lines from one large document."""
 BOM: Final = b"\xef\xbb\xbf"
 """What some programs on Windows begin a UTF-8 file with; it is no part of the first delivery."""
 
@@ -140,6 +142,7 @@ class Deliveries:
 
     def __init__(self, stream: Reading, name: str) -> None:
         self.name = name
+        stream = _Named(stream, name)
         magic = stream.read(_MAGIC_BYTES)
         self._raw = _Counted(magic, stream)
         self.encoding = encoding_of(magic)
@@ -181,10 +184,8 @@ class Deliveries:
     def _document(self, first: bytes, whole: bytes) -> Iterator[Piece] | None:
         """The pieces of one JSON document, of which `first` is the first line; None if these are lines after all, of which
         the first is wrong: each is judged alone."""
-        listed = first.lstrip()[:1] == b"["
         if len(whole) > MAX_DOCUMENT_BYTES:
-            second = whole[len(first) :].partition(b"\n")[0]
-            if not listed and isinstance(_parsed(second), dict):
+            if _has_a_line(whole[len(first) :]):
                 return None
             raise InputError(
                 f"{self.name} is one JSON document of over {MAX_DOCUMENT_BYTES:,} bytes; split it, or write one delivery a "
@@ -264,6 +265,8 @@ class _Decompressed:
     def _step(self, size: int) -> bytes:
         try:
             return self._content.read(size)
+        except InputError as error:  # the file below cannot be read
+            self._error = error
         except EOFError:
             self._error = self._wrong("it ends too early; is it cut short?")
         except (OSError, zlib.error) as error:
@@ -275,6 +278,20 @@ class _Decompressed:
 
     def _wrong(self, why: str) -> InputError:
         return InputError(f"{self._name} cannot be decompressed as {self._encoding} to its end: {why}")
+
+
+class _Named:
+    """A stream whose failures are InputErrors that name it."""
+
+    def __init__(self, stream: Reading, name: str) -> None:
+        self._stream = stream
+        self._name = name
+
+    def read(self, size: int, /) -> bytes:
+        try:
+            return self._stream.read(size)
+        except OSError as error:
+            raise InputError(f"{self._name} cannot be read: {error.strerror or error}") from error
 
 
 class _Counted:
@@ -321,6 +338,13 @@ def _filled(stream: Reading, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
+
+
+def _has_a_line(text: bytes) -> bool:
+    """Whether one of the next lines is a whole delivery: then these are lines. In a document such a line is indented, or ends
+    with a comma."""
+    lines = text.split(b"\n", LOOKED_AT)[:LOOKED_AT]
+    return any(line[:1] == b"{" and isinstance(_parsed(line), dict) for line in lines)
 
 
 def _parsed(text: bytes) -> object:

@@ -206,9 +206,13 @@ class _Reader:
                     self._send(task)
                 if task is None or len(self._under_way) == PIECES_A_READER:
                     self._receive()
-            except (OSError, EOFError):
-                self._lost()
+            except (OSError, EOFError) as error:
+                self._lost(error)
             except BaseException as error:  # noqa: BLE001 - whoever waits must be told
+                # What the process would answer yet belongs to pieces that are given up: the next one must not be given it.
+                if self._process is not None:
+                    self._process.kill()
+                self._reap()
                 self._fail(error)
         self._reap()
 
@@ -229,23 +233,27 @@ class _Reader:
         assert self._process is not None
         assert self._process.stdout is not None
         answer = pickle.loads(_read(self._process.stdout))  # noqa: S301 - from our own process
+        chunks = None if isinstance(answer, str) else [_unpacked(each) for each in answer]
+        # Only now: whatever fails above, its future is still among those that are told.
         task = self._under_way.popleft()
-        if isinstance(answer, str):
+        if chunks is None:
             task.future.set_exception(RuntimeError(f"a reader failed:\n{answer}"))
         else:
-            task.future.set_result([_unpacked(each) for each in answer])
+            task.future.set_result(chunks)
 
-    def _lost(self) -> None:
+    def _lost(self, error: OSError | EOFError) -> None:
         status = self._reap()
-        how = f"with status {status}"
-        if status is not None and status < 0:
+        if self._ended:
+            what = "the store is closing"
+        elif status is None:
+            what = f"a process to read deliveries could not be started: {error}"
+        elif status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-            how = f"killed by {name}" + (" (was there too little memory?)" if name == "SIGKILL" else "")
-        self._fail(
-            StoreUnavailable(
-                f"a process that read deliveries ended, {how}; send the rest again, what is in is not kept twice"
-            )
-        )
+            why = " (was there too little memory?)" if name == "SIGKILL" else ""
+            what = f"a process that read deliveries ended, killed by {name}{why}"
+        else:
+            what = f"a process that read deliveries ended, with status {status}"
+        self._fail(StoreUnavailable(f"{what}; send the rest again, what is in is not kept twice"))
 
     def _reap(self) -> int | None:
         process, self._process = self._process, None

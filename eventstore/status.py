@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Engine, func, select
 
 from eventstore.log import guards, partitions, reader, schema
+from eventstore.log.engine import shown
 from eventstore.log.tables import quarantine
 from eventstore.projections import tables
 from eventstore.projections.catalogue import projections
@@ -64,7 +65,7 @@ def status(engine: Engine) -> Status:
     findings = guards.check_guards(engine)
     room = partitions.room(engine)
     return Status(
-        url=engine.url.render_as_string(),
+        url=shown(engine.url),
         revision=schema.revision(engine) or "",
         events=size,
         last_recorded_at=last[0].recorded_at if last else None,

@@ -74,7 +74,7 @@ class EventStore:
         self._refusals = Refusals()
         self._runner: Runner | None = None
         self._readers: Readers | None = None
-        self._making_readers = Lock()
+        self._making = Lock()
         self._maintainer: partitions.Maintainer | None = None
         self.hints = Hints(self.engine)
         self._announcer = None if is_sqlite(self.engine) else Announcer(self.engine)
@@ -193,11 +193,12 @@ class EventStore:
     @property
     def webhooks(self) -> Webhooks:
         """The reader of signed webhooks; made on first use."""
-        if self._webhooks is None:
-            from eventstore.webhooks import Webhooks
+        with self._making:
+            if self._webhooks is None:
+                from eventstore.webhooks import Webhooks
 
-            self._webhooks = Webhooks(self.engine)
-        return self._webhooks
+                self._webhooks = Webhooks(self.engine)
+            return self._webhooks
 
     def receive_webhook(self, token: bytes, *, headers: dict[str, str] | None = None) -> Outcome:
         """Take in one signed webhook as the exact bytes that Wix posted, and wait until it is durable.
@@ -293,7 +294,7 @@ class EventStore:
     @property
     def readers(self) -> Readers:
         """Processes that read for all batches of this store; made on first use, and started when the first large one comes."""
-        with self._making_readers:
+        with self._making:
             if self._readers is None:
                 from eventstore.readers import Readers
 
@@ -408,7 +409,13 @@ class EventStore:
         found = reader.find_all(self.engine, event_id, site_id=site_id, limit=2)
         if len(found) > 1:
             raise InputError(f"several sites have an event {event_id!r}: say which site")
-        if not found and event_id.isascii() and event_id.isdigit() and 0 < int(event_id) <= self.head():
+        if (
+            not found
+            and len(event_id) <= 19
+            and event_id.isascii()
+            and event_id.isdigit()
+            and 0 < int(event_id) <= self.head()
+        ):
             at = int(event_id)
             found = self.read(after=at - 1, limit=1)
             found = [each for each in found if each.position == at and site_id in (None, each.event.site_id)]
@@ -434,11 +441,12 @@ class EventStore:
     @property
     def runner(self) -> Runner:
         """The live runner of the projections; made on first use."""
-        if self._runner is None:
-            from eventstore.projections.runner import Runner
+        with self._making:
+            if self._runner is None:
+                from eventstore.projections.runner import Runner
 
-            self._runner = Runner(self.engine)
-        return self._runner
+                self._runner = Runner(self.engine)
+            return self._runner
 
     def start_projections(self) -> None:
         """Follow the log in a thread of its own until `close`."""

@@ -71,6 +71,7 @@ async def _append(here: Context, body: bytes, how: Route, token: Ingester) -> Re
     response_class=StreamingResponse,
     responses={
         **RESPONSES,
+        400: {"description": "The compressed body is corrupt, or cut short.", **PROBLEM},
         404: {"description": "Not a handler that Wix documents.", **PROBLEM},
         415: {"description": "A content encoding other than gzip and zstd; Accept-Encoding lists those.", **PROBLEM},
         200: {"description": "One JSON answer a line, in order.", "content": {"application/x-ndjson": {}}},
@@ -91,6 +92,10 @@ async def batch(
 
     A line is a delivery as any route would carry it, or one wrapped with what its body does not say:
     `{"route": "velo", "handler": "wixMarketing_onCouponCreated", "body": {…}}`. A wrong line is refused alone.
+
+    An answer's `outcome` is that of an event, or `refused` with the `problem`, or `unavailable`: the store stopped taking events
+    in the midst of the batch. Lines so answered are not acknowledged; send them again. A page of several coupons has its
+    answers in `events`; its `outcome` may be `mixed`, and is `empty` if it holds none.
 
     The body may be compressed: `Content-Encoding: gzip` or `zstd`. It is checked to its end before anything is appended.
     """

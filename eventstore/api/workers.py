@@ -143,7 +143,22 @@ class _Supervisor:
         now = time.monotonic()
         for number in [number for number, due in self._due.items() if due <= now]:
             del self._due[number]
-            self._start(number)
+            try:
+                self._start(number)
+            except OSError as error:  # too little memory, too many processes: what killed the last one may pass
+                if not self._announced:
+                    raise EventStoreError(f"worker {number} could not be started: {error}") from error
+                pause = self._put_off(number)
+                told = {"worker": number, "reason": error.strerror, "in_seconds": pause}
+                _log.error("a worker could not be started and is tried again", extra=told)
+
+    def _put_off(self, number: int, lived: float = 0.0) -> float:
+        """Have a worker started again, the later the more often it failed; returns in how many seconds."""
+        deaths = 0 if lived > STEADY_SECONDS else self._deaths.get(number, 0)
+        pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS) - 1)]
+        self._deaths[number] = deaths + 1
+        self._due[number] = time.monotonic() + pause
+        return pause
 
     def _start(self, number: int) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -198,11 +213,7 @@ class _Supervisor:
             why = worker.failure or f"it ended with {worker.end}"
             if not self._announced:
                 raise EventStoreError(f"worker {worker.number} could not start: {why}")
-            lived = time.monotonic() - worker.started
-            deaths = 0 if lived > STEADY_SECONDS else self._deaths.get(worker.number, 0)
-            pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS) - 1)]
-            self._deaths[worker.number] = deaths + 1
-            self._due[worker.number] = time.monotonic() + pause
+            pause = self._put_off(worker.number, time.monotonic() - worker.started)
             if worker.number == LEADER:
                 self._tell_problem("the worker that follows the log has died and is started again")
             told = {"worker": worker.number, "worker_pid": worker.process.pid, "end": worker.end}

@@ -34,6 +34,7 @@ def demo(ctx: click.Context, seed: int, events: int) -> None:
     tour in the README goes on with it. A second run finds only duplicates.
     """
     from eventstore import demo as shop
+    from eventstore.log.engine import shown
 
     settings = settings_of(ctx)
     with open_store(ctx, create=True, settings=settings) as store:
@@ -62,7 +63,7 @@ def demo(ctx: click.Context, seed: int, events: int) -> None:
         print_report(store.engine, "usage-per-coupon", {}, limit=TOP)
         print_report(store.engine, "usage-per-discount-type", {})
         _print_trap(store)
-        where = settings.url
+        where = shown(store.engine.url)
     click.secho("Go on with", bold=True)
     click.echo(
         "  eventstore status                      the store at a glance\n"
@@ -76,10 +77,12 @@ def demo(ctx: click.Context, seed: int, events: int) -> None:
 
 
 def _refuse_real_store(store: EventStore, site_id: str) -> None:
+    from eventstore.log.engine import shown
+
     others = [record for record in store.read(limit=1) if record.event.site_id != site_id]
     if others:
         raise InputError(
-            f"the store {store.engine.url.render_as_string()} holds real events; give the demo its own: "
+            f"the store {shown(store.engine.url)} holds real events; give the demo its own: "
             "eventstore --store demo.db demo"
         )
 

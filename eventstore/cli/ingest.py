@@ -9,7 +9,7 @@ import click
 
 from eventstore.cli.common import json_option, open_store, print_json, print_table, progress
 from eventstore.cli.files import Problems, file_progress, files_argument, observed_at_option, taken_at
-from eventstore.errors import InputError
+from eventstore.errors import EventStoreError, InputError
 
 if TYPE_CHECKING:
     from eventstore.ingest import LineAnswer
@@ -48,7 +48,8 @@ def ingest(
 ) -> None:
     """Append deliveries from files: NDJSON (one delivery a line) or one JSON document each; `-` reads standard input.
 
-    Files of any size, plain or compressed with gzip or zstd. A line may also wrap a delivery with what its body does not say:
+    Any number of lines, or a document of up to 64 MiB; plain or compressed with gzip or zstd. A line may also wrap a
+    delivery with what its body does not say:
     {"route": "velo", "handler": "wixMarketing_onCouponCreated", "body": {…}}. Running a file again appends nothing new.
     Exit status 1 if any line was refused or quarantined.
     """
@@ -66,17 +67,24 @@ def ingest(
                 def on_problem(answer: LineAnswer, name: str = name) -> None:
                     problems.add(name, answer)
 
-                totals += store.ingest_file(
-                    stream,
-                    name=name,
-                    route=route,
-                    handler=handler,
-                    site=site,
-                    observed_at=taken_at(name, observed_at),
-                    readers=readers,
-                    on_problem=on_problem,
-                    on_progress=update,
-                )
+                try:
+                    totals += store.ingest_file(
+                        stream,
+                        name=name,
+                        route=route,
+                        handler=handler,
+                        site=site,
+                        observed_at=taken_at(name, observed_at),
+                        readers=readers,
+                        on_problem=on_problem,
+                        on_progress=update,
+                    )
+                except EventStoreError as error:
+                    # What was refused before is told now or never; and what was appended is to be seen by the next command.
+                    problems.print()
+                    if isinstance(error, InputError):
+                        store.project()
+                    raise
         with progress("projections", "events") as moved:
             store.project(on_progress=moved)
         head = store.head()

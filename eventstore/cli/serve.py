@@ -33,6 +33,7 @@ def serve(
     from eventstore.api.server import listen
     from eventstore.api.server import serve as run
     from eventstore.api.workers import serve_workers
+    from eventstore.log.engine import shown
 
     settings = settings_of(ctx, host=host, port=port, site=site, workers=workers)
     logs.configure(level=settings.log_level, style=settings.log_format)
@@ -47,7 +48,7 @@ def serve(
 
             def ready(url: str) -> None:
                 click.echo(f"listening on {url}")
-                click.echo(f"  store  {store.engine.url.render_as_string()}")
+                click.echo(f"  store  {shown(store.engine.url)}")
                 click.echo(f"  API    {url}/docs")
                 if first is not None:
                     click.echo(f"  token  {first}")

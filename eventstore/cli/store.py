@@ -27,6 +27,7 @@ def init(ctx: click.Context, repair_guards: bool, roles: bool, prefix: str | Non
     others what they need and no more; it prints what to grant to your logins. Repeat it after an upgrade.
     """
     from eventstore.cli.common import settings_of
+    from eventstore.log.engine import shown
     from eventstore.log.roles import DEFAULT_PREFIX
     from eventstore.store import EventStore
 
@@ -37,7 +38,7 @@ def init(ctx: click.Context, repair_guards: bool, roles: bool, prefix: str | Non
     try:
         done = store.init()
         made = store.make_roles(prefix=DEFAULT_PREFIX if prefix is None else prefix) if roles else None
-        click.echo(f"{'made' if done else 'already there:'} {store.engine.url.render_as_string()}")
+        click.echo(f"{'made' if done else 'already there:'} {shown(store.engine.url)}")
         if made is not None:
             _print_roles(made)
         if repair_guards:

@@ -32,7 +32,8 @@ _log = logging.getLogger("eventstore.announce")
 _SCHEMA_OF_THE_LOG = """
 SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'log_head'::regclass
 """
-_NOTIFY = b"SELECT pg_notify($1, $2)"
+_NOTIFY = b"SELECT pg_notify($1, $2), set_config('synchronous_commit', 'off', true)"
+"""It must not wait for the disk or for a replica; for this one transaction, as a pooler may give the session to a writer."""
 
 
 class Line:
@@ -50,8 +51,6 @@ class Line:
         try:
             self.driver.rollback()
             self.driver.autocommit = True
-            # A NOTIFY is a transaction of its own; it must not wait for the disk or for a replica.
-            self.driver.execute("SET synchronous_commit = off")
             self.driver.execute("SELECT set_config('application_name', %s, false)", [name])
             [schema] = self.driver.execute(_SCHEMA_OF_THE_LOG).fetchone()
             self.channel = f"eventstore_{schema}".encode()[:CHANNEL_BYTES].decode(errors="ignore")
@@ -98,8 +97,10 @@ class Announcer:
         self._newest = position
         self._wake.set()
         if self._thread is None and not self._closing.is_set():
-            self._thread = threading.Thread(target=self._run, name="eventstore-announcer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="eventstore-announcer", daemon=True)
+            with suppress(RuntimeError):  # no thread to be had: the next commit tries again
+                thread.start()
+                self._thread = thread
 
     def close(self) -> None:
         """Announce what was committed last, if that can be done at once, and end the thread."""

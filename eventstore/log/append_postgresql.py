@@ -21,6 +21,15 @@ from eventstore.log.tables import event_keys, events
 
 Driver = psycopg.Connection[Any]
 
+IDLE_SECONDS = 15
+"""How long a session may hold the head and say nothing before the server ends it: a machine that has vanished, or a process that
+stands still, would otherwise keep everybody from appending until the system's own patience is over, which is hours."""
+
+_SETTLE = f"""
+SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s', true), set_config('synchronous_commit',
+    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
+"""
+"""For this transaction alone, whatever the session is: a pooler may have given it to others meanwhile."""
 _LOCK_HEAD = "SELECT size, recorded_at FROM log_head WHERE id = 1 FOR UPDATE"
 _HEAD = "SELECT size FROM log_head WHERE id = 1"
 _MOVE_HEAD = "UPDATE log_head SET size = %b, recorded_at = %b WHERE id = 1 AND size = %b"
@@ -38,6 +47,7 @@ class PostgresqlStatements(Statements):
         with bare_driver(connection) as driver:
             sites = ids_by_site(entries)
             with driver.pipeline():
+                driver.execute(_SETTLE)
                 # In this order: what is appended after the first is noticed by the last.
                 seen = driver.execute(_HEAD)
                 looks = self._look_up(driver, sites)

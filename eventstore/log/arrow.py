@@ -18,7 +18,8 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import Engine
 
-from eventstore.log.engine import is_sqlite
+from eventstore.errors import StoreUnavailable
+from eventstore.log.engine import is_sqlite, said
 
 BATCH_ROWS = 10_000
 """Rows in a record batch: about 12 MB of documented events."""
@@ -61,10 +62,14 @@ def query_batches(engine: Engine, sql: str, schema: pa.Schema) -> Iterator[pa.Re
         from adbc_driver_postgresql import dbapi
 
         uri = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-            cursor.execute(sql)
-            reader = cursor.fetch_record_batch()
-            yield pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
+        try:
+            with dbapi.connect(uri) as connection, connection.cursor() as cursor:
+                cursor.execute(sql)
+                reader = cursor.fetch_record_batch()
+                yield pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
+        except (dbapi.OperationalError, dbapi.InternalError) as error:
+            # Not one of SQLAlchemy's errors, by which all others know that the database cannot be used.
+            raise StoreUnavailable(f"the log could not be read: {said(error)}; try again") from error
 
 
 def _cursor_batches(cursor: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

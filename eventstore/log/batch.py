@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, insert, select
 
@@ -36,6 +37,15 @@ def statements(engine: Engine) -> Statements:
     return PostgresqlStatements(engine)
 
 
+class _Kept(NamedTuple):
+    """What quarantine is to hold of the entry at one place of the batch; `position`: that of the event it contradicts."""
+
+    place: int
+    kind: OutcomeKind
+    delivery: Rejected
+    position: int | None
+
+
 class Batches:
     """Appends batches to the log of one engine, for one thread at a time."""
 
@@ -56,9 +66,12 @@ class Batches:
         rows: list[tuple[object, ...]] = []
         keys: list[tuple[object, ...]] = []
         outcomes: list[Outcome] = []
+        kept: list[_Kept] = []
+        repeated: list[tuple[int, Prepared, KnownEvent]] = []
         for entry in entries:
             if isinstance(entry, Rejected):
-                outcomes.append(_keep(connection, OutcomeKind.QUARANTINED, entry, recorded_at))
+                kept.append(_Kept(len(outcomes), OutcomeKind.QUARANTINED, entry, None))
+                outcomes.append(Outcome(OutcomeKind.QUARANTINED, entry.event_id, None, None, entry.reason))
                 continue
             key: Key = (entry.site_id, entry.event_id)
             earlier = turn.known.get(key)
@@ -66,13 +79,19 @@ class Batches:
                 first = appended[positions[key] - turn.size - 1]
                 earlier = KnownEvent(positions[key], first.content_hash, first.sequence)
             if earlier is not None:
-                outcomes.append(_repeated(connection, entry, earlier, recorded_at))
+                if not earlier.same_as(entry):
+                    repeated.append((len(outcomes), entry, earlier))
+                outcomes.append(Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position))
                 continue
             appended.append(entry)
             position = positions[key] = turn.size + len(appended)
             rows.append(_row(position, recorded_at, entry))
             keys.append((entry.site_id, entry.event_id, position, entry.content_hash))
             outcomes.append(Outcome(OutcomeKind.APPENDED, entry.event_id, position))
+        kept = sorted([*kept, *_contradictions(connection, repeated)], key=lambda each: each.place)
+        for each, number in zip(kept, _keep(connection, kept, recorded_at), strict=True):
+            told = each.delivery
+            outcomes[each.place] = Outcome(each.kind, told.event_id, each.position, number, told.reason)
         if len(rows) < len(entries):
             counts.add(connection, _others(entries, outcomes, recorded_at))
         if not rows:
@@ -92,57 +111,67 @@ def _others(entries: Sequence[Entry], outcomes: list[Outcome], received_at: int)
     return found
 
 
-def _repeated(connection: Connection, entry: Prepared, earlier: KnownEvent, received_at: int) -> Outcome:
-    if earlier.same_as(entry) or earlier._replace(
-        content_hash=_content_hash_today(connection, earlier.position)
-    ).same_as(entry):
-        return Outcome(OutcomeKind.DUPLICATE, entry.event_id, earlier.position)
-    reason = earlier.contradicts(entry)
-    return _keep(connection, OutcomeKind.CONFLICT, evidence(entry, reason), received_at, earlier.position)
+def _contradictions(connection: Connection, repeated: Sequence[tuple[int, Prepared, KnownEvent]]) -> list[_Kept]:
+    """Those that are not the event that stands under their id, also by its content hash as it would be made now: other than
+    the one in the ledger where it was appended before times were compared to the millisecond."""
+    if not repeated:
+        return []
+    # None of this batch has a position yet.
+    places = {earlier.position for _, _, earlier in repeated}
+    payloads = connection.execute(
+        select(events.c.position, events.c.payload).where(events.c.position.in_(sorted(places)))
+    )
+    today = {position: Event.from_payload(payload).encode()[1] for position, payload in payloads}
+    return [
+        _Kept(place, OutcomeKind.CONFLICT, evidence(entry, earlier.contradicts(entry)), earlier.position)
+        for place, entry, earlier in repeated
+        if not earlier._replace(content_hash=today.get(earlier.position, b"")).same_as(entry)
+    ]
 
 
-def _content_hash_today(connection: Connection, position: int) -> bytes:
-    """The content hash of the event at a position as it would be made now: other than the one in the ledger where the
-    event was appended before times were compared to the millisecond. None of this batch has a position yet."""
-    payload = connection.execute(select(events.c.payload).where(events.c.position == position)).scalar()
-    return b"" if payload is None else Event.from_payload(payload).encode()[1]
+_MAKE = insert(quarantine).returning(quarantine.c.id, sort_by_parameter_order=True)
+_ROWS_AT_ONCE = 100
+"""Rows of quarantine in a statement: a body may be large."""
 
 
-def _keep(
-    connection: Connection,
-    kind: OutcomeKind,
-    kept: Rejected,
-    received_at: int,
-    position: int | None = None,
-) -> Outcome:
-    """Keep a delivery in quarantine, under the id that it already has if this very body was kept before."""
-    digest = body_hash(kept.body)
-    there = connection.execute(
-        select(quarantine.c.id).where(
-            quarantine.c.site_id == kept.site_id,
-            quarantine.c.body_hash == digest,
-            quarantine.c.kind == kind.value,
+def _keep(connection: Connection, kept: Sequence[_Kept], received_at: int) -> list[int]:
+    """Keep deliveries in quarantine, each under the id that it already has if this very body was kept before.
+
+    In few statements: the writer's turn is held meanwhile.
+    """
+    keys = [(each.delivery.site_id, body_hash(each.delivery.body), each.kind.value) for each in kept]
+    hashes: dict[str, set[bytes]] = {}
+    for site_id, digest, _ in keys:
+        hashes.setdefault(site_id, set()).add(digest)
+    numbers: dict[tuple[str, bytes, str], int] = {}
+    for site_id, digests in hashes.items():
+        there = select(quarantine.c.id, quarantine.c.body_hash, quarantine.c.kind).where(
+            quarantine.c.site_id == site_id, quarantine.c.body_hash.in_(digests)
         )
-    ).scalar()
-    if there is None:
+        numbers |= {(site_id, bytes(digest), kind): number for number, digest, kind in connection.execute(there)}
+    new: dict[tuple[str, bytes, str], dict[str, Any]] = {}
+    for key, each in zip(keys, kept, strict=True):
+        if key not in numbers and key not in new:
+            delivery = each.delivery
+            new[key] = {
+                "site_id": delivery.site_id,
+                "kind": each.kind.value,
+                "route": delivery.route,
+                "handler": delivery.handler,
+                "event_id": delivery.event_id,
+                "position": each.position,
+                "reason": delivery.reason,
+                "body": delivery.body,
+                "body_hash": key[1],
+                "headers": delivery.headers,
+                "received_at": from_micros(received_at),
+            }
+    if new:
         made = connection.execute(
-            insert(quarantine).values(
-                site_id=kept.site_id,
-                kind=kind.value,
-                route=kept.route,
-                handler=kept.handler,
-                event_id=kept.event_id,
-                position=position,
-                reason=kept.reason,
-                body=kept.body,
-                body_hash=digest,
-                headers=kept.headers,
-                received_at=from_micros(received_at),
-            )
-        ).inserted_primary_key
-        assert made is not None
-        there = made[0]
-    return Outcome(kind, kept.event_id, position, int(there), kept.reason)
+            _MAKE, list(new.values()), execution_options={"insertmanyvalues_page_size": _ROWS_AT_ONCE}
+        )
+        numbers |= dict(zip(new, made.scalars(), strict=True))
+    return [numbers[key] for key in keys]
 
 
 def evidence(entry: Prepared, reason: str) -> Rejected:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from eventstore.errors import InputError
-from eventstore.log.turns import Turns
+from eventstore.log.turns import Turns, turns_at
 
 BUSY_TIMEOUT_MS = 5_000
 """How long either engine waits for another process's write before it gives up: longer than any batch takes to commit."""
@@ -49,8 +49,12 @@ def store_url(url: str | Path) -> URL:
         return URL.create("sqlite", database=text)
     try:
         parsed = make_url(text)
-    except ArgumentError as error:
-        raise InputError(f"not a database URL: {text!r}; use sqlite:///FILE or postgresql://HOST/NAME") from error
+    except (ArgumentError, ValueError):
+        # ValueError: a port that is no number. Neither it nor the text is told: either may hold a password.
+        raise InputError(
+            "not a database URL; use sqlite:///FILE or postgresql://USER:PASSWORD@HOST:PORT/NAME, with what is special in "
+            "a password written as %XX"
+        ) from None
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
@@ -61,6 +65,14 @@ def store_url(url: str | Path) -> URL:
     return parsed
 
 
+_SECRETS = ("password", "sslpassword")
+
+
+def shown(url: URL) -> str:
+    """A database URL for people and logs, without its secrets: libpq also takes them behind the question mark."""
+    return url.update_query_dict({name: "hidden" for name in _SECRETS if name in url.query}).render_as_string()
+
+
 def is_sqlite(engine: Engine) -> bool:
     return engine.dialect.name == "sqlite"
 
@@ -69,8 +81,13 @@ def make_engine(url: str | Path) -> Engine:
     """An engine whose SQLite connections are durable (WAL, synchronous=FULL) and take the write lock at BEGIN when asked."""
     parsed = store_url(url)
     if parsed.get_backend_name() != "sqlite":
+        # A turn waits for the one before it and then must see what that has committed: see append_postgresql.
         engine = create_engine(
-            parsed, pool_pre_ping=True, hide_parameters=True, connect_args=_postgresql_arguments(parsed)
+            parsed,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            isolation_level="READ COMMITTED",
+            connect_args=_postgresql_arguments(parsed),
         )
         event.listen(engine, "connect", _prepare_postgresql)
         event.listen(engine, "handle_error", _leave_a_server_that_only_reads)
@@ -80,7 +97,7 @@ def make_engine(url: str | Path) -> Engine:
     engine = create_engine(parsed, connect_args=arguments, hide_parameters=True, pool_use_lifo=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
-    turns = _turns[engine] = Turns(sqlite_path(engine))
+    turns = _turns[engine] = turns_at(sqlite_path(engine))
     event.listen(engine, "engine_disposed", lambda _engine: turns.close())
     return engine
 
@@ -99,7 +116,9 @@ def _prepare_postgresql(dbapi_connection: Any, _record: ConnectionPoolEntry) -> 
     # An answer is given after the commit, which must then be on the disk, whatever a server's or a role's default.
     with dbapi_connection.cursor() as cursor:
         cursor.execute(
-            "SELECT set_config(name, 'on', false) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off'"
+            # Also where it is on: set here it stays so when the server's configuration is changed and read anew.
+            "SELECT set_config(name, CASE setting WHEN 'off' THEN 'on' ELSE setting END, false) FROM pg_settings "
+            "WHERE name = 'synchronous_commit'"
         )
     dbapi_connection.commit()
 

@@ -26,7 +26,7 @@ from eventstore.log.expected_guards import (
     squeezed,
 )
 from eventstore.log.partitions import list_partitions, uncovered
-from eventstore.log.roles import act_as_owner, log_schema
+from eventstore.log.roles import act_as_owner, log_schema, stop_appends
 from eventstore.log.tables import event_keys, events, log_head, quarantine, wix_app_keys
 
 GUARDED_TABLES: tuple[Table, ...] = (events, event_keys, log_head, quarantine, wix_app_keys)
@@ -103,6 +103,7 @@ def repair_guards(engine: Engine) -> list[Finding]:
                 _repair_sqlite(connection, {each.name for each in mended})
             else:
                 act_as_owner(connection)
+                stop_appends(connection)
                 _repair_postgresql(connection, {each.name for each in mended})
     return mended
 
@@ -250,7 +251,8 @@ def _check_triggers(connection: Connection, schema: str, relations: dict[str, st
 
 _RELATIONS = """
 SELECT c.relname, c.relkind::text, c.relpersistence::text, c.relrowsecurity OR c.relforcerowsecurity AS row_security,
-    ARRAY(SELECT r.rulename::text FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid ORDER BY 1) AS rules
+    ARRAY(SELECT r.rulename::text FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid ORDER BY 1) AS rules,
+    ARRAY(SELECT i.inhrelid::regclass::text FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid ORDER BY 1) AS heirs
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE quote_ident(n.nspname) = :schema AND c.relname = ANY(:tables)
 """
@@ -269,6 +271,12 @@ def _check_relations(connection: Connection, schema: str, tables: list[str]) -> 
             yield Finding(
                 rule, table, Fault.FOREIGN, problem, f"look at what it did, then: DROP RULE {rule} ON {table}"
             )
+        for heir in row.heirs if table != events.name else ():
+            problem = (
+                f"the table {heir} inherits from it: its rows are read as if they stood here, and nothing guards them"
+            )
+            remedy = f"look at what it holds, then: ALTER TABLE {heir} NO INHERIT {table}"
+            yield Finding(heir, table, Fault.FOREIGN, problem, remedy)
         if row.row_security:
             remedy = f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
             yield Finding(table, table, Fault.FOREIGN, "row-level security hides rows of it from some roles", remedy)

@@ -115,6 +115,13 @@ def act_as_owner(connection: Connection) -> None:
     connection.exec_driver_sql(f"SET LOCAL ROLE {found.owner}")
 
 
+def stop_appends(connection: Connection) -> None:
+    """Let no append begin until the transaction ends, before tables are changed: each append begins with log_head and holds it
+    while it goes on to the others, so that whoever comes by another way round would end in a deadlock. Nothing on SQLite."""
+    if not is_sqlite(connection.engine):
+        connection.exec_driver_sql(f"LOCK TABLE {log_schema(connection)}.log_head IN ACCESS EXCLUSIVE MODE")
+
+
 _GRANTED_LIKE_CHECKPOINTS = """
 SELECT DISTINCT quote_ident(r.rolname) AS role, a.privilege_type AS privilege
 FROM pg_catalog.pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
@@ -148,17 +155,35 @@ def make_roles(engine: Engine, *, prefix: str = DEFAULT_PREFIX) -> Roles:
             made = tuple(name for name in names if _make_role(connection, name))
             roles = Roles(owner, writer, reader, made)
             schema = log_schema(connection)
+            stop_appends(connection)
             _join(connection, roles.owner)
             connection.exec_driver_sql(f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {roles.owner}")
             connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {roles.writer}, {roles.reader}")
             _give_away(connection, schema, roles.owner)
             connection.exec_driver_sql(f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {roles.writer}, {roles.reader}")
             _grant(connection, schema, roles)
+            _require_schema_rights(connection, schema, roles)
     except DBAPIError as error:
         raise NotOwner(
             f"the roles could not be made: {said(error)}; it takes a superuser, or the tables' owner with CREATEROLE"
         ) from error
     return roles
+
+
+_SCHEMA_RIGHTS = """
+SELECT has_schema_privilege(:owner, :schema, 'USAGE') AND has_schema_privilege(:owner, :schema, 'CREATE')
+    AND has_schema_privilege(:writer, :schema, 'USAGE') AND NOT has_schema_privilege(:writer, :schema, 'CREATE')
+    AND has_schema_privilege(:reader, :schema, 'USAGE') AND NOT has_schema_privilege(:reader, :schema, 'CREATE')
+"""
+
+
+def _require_schema_rights(connection: Connection, schema: str, roles: Roles) -> None:
+    """Of rights that are not one's own to give or take PostgreSQL only warns."""
+    names = {"schema": schema, "owner": roles.owner, "writer": roles.writer, "reader": roles.reader}
+    # The function takes the name as it is, not quoted.
+    names["schema"] = str(connection.scalar(text("SELECT parse_ident(:schema)"), {"schema": schema})[0])
+    if not connection.scalar(text(_SCHEMA_RIGHTS), names):
+        raise NotOwner(f"the rights on the schema {schema} could not be given or taken: run this as the schema's owner")
 
 
 def _make_role(connection: Connection, name: str) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import StoreNotReady
-from eventstore.log.engine import is_sqlite, said, sqlite_path, sync_directory, writing
+from eventstore.log.engine import is_sqlite, said, shown, sqlite_path, sync_directory, writing
 from eventstore.log.roles import act_as_owner
 from eventstore.log.tables import log_head
 
@@ -27,7 +27,7 @@ def revision(engine: Engine) -> str | None:
         with engine.connect() as connection:
             return _revision(connection)
     except DBAPIError as error:
-        raise StoreNotReady(f"{engine.url!r} cannot be opened as a store: {said(error)}") from error
+        raise StoreNotReady(f"{shown(engine.url)} cannot be opened as a store: {said(error)}") from error
 
 
 def _revision(connection: Connection) -> str | None:
@@ -37,9 +37,13 @@ def _revision(connection: Connection) -> str | None:
     if "alembic_version" in names:
         found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if ours and found is None:
-        raise StoreNotReady(f"{connection.engine.url!r} has tables named like the log's that this project did not make")
+        raise StoreNotReady(
+            f"{shown(connection.engine.url)} has tables named like the log's that this project did not make"
+        )
     if found is not None and ours != _LOG_TABLES:
-        raise StoreNotReady(f"{connection.engine.url!r} is another project's: it has a revision, {found}, and no log")
+        raise StoreNotReady(
+            f"{shown(connection.engine.url)} is another project's: it has a revision, {found}, and no log"
+        )
     return None if found is None else str(found)
 
 
@@ -61,13 +65,19 @@ def migrate(engine: Engine) -> bool:
             connection = writing(plain)
             with connection.begin():
                 if not is_sqlite(engine):
+                    # Another process may be at it, and a large log takes minutes: that is waited for, whatever lock_timeout.
+                    patience = connection.scalar(text("SELECT current_setting('lock_timeout')"))
+                    connection.execute(text("SET LOCAL lock_timeout = 0"))
                     connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                    connection.execute(
+                        text("SELECT set_config('lock_timeout', :patience, true)"), {"patience": patience}
+                    )
                 if _refuse_newer(connection) is not None and not is_sqlite(engine):
                     act_as_owner(connection)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
     except DBAPIError as error:
-        raise StoreNotReady(f"{engine.url!r} cannot be migrated: {said(error)}") from error
+        raise StoreNotReady(f"{shown(engine.url)} cannot be migrated: {said(error)}") from error
     if is_sqlite(engine):
         sync_directory(parent)
     return True
@@ -87,7 +97,7 @@ def require_ready(engine: Engine) -> None:
     """Raise StoreNotReady unless the store is there and of this code's revision."""
     found = revision(engine)
     if found is None:
-        raise StoreNotReady(f"there is no store at {engine.url!r}; `eventstore init` makes one")
+        raise StoreNotReady(f"there is no store at {shown(engine.url)}; `eventstore init` makes one")
     if found != HEAD_REVISION:
         raise StoreNotReady(
             f"the store is of revision {found}, this program needs {HEAD_REVISION}; run `eventstore init`"

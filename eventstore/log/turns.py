@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 try:
     import fcntl
@@ -34,8 +35,23 @@ _WRITING, _NEXT = 0, 1
 The writer, who would take the lock again in no time, finds the place of the next one taken and is the last in line."""
 
 
+_lines: WeakValueDictionary[Path, Turns] = WeakValueDictionary()
+_making = threading.Lock()
+
+
+def turns_at(database: Path) -> Turns:
+    """The turns at this file, the same for all engines of the process: the system's locks are the process's, not the
+    descriptor's, so that two of its engines would never see each other, and one that closes would let go of the other's."""
+    path = database.resolve()
+    with _making:
+        found = _lines.get(path)
+        if found is None:
+            found = _lines[path] = Turns(path)
+        return found
+
+
 class Turns:
-    """The turns of one process at one SQLite file. Thread-safe."""
+    """The turns of one process at one SQLite file. Thread-safe. See `turns_at`."""
 
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + SUFFIX)
@@ -47,14 +63,16 @@ class Turns:
     def turn(self) -> Iterator[None]:
         """Wait for the turn and keep it to the end of the block."""
         # Of threads the next one is woken as soon as the one before it has committed.
-        with self._lock:
-            taken = self._take()
-            try:
-                yield
-            finally:
-                if taken is not None:
-                    with suppress(OSError):
-                        fcntl.lockf(taken, fcntl.LOCK_UN, 1, _WRITING)
+        first = self._lock.acquire(timeout=min(PATIENCE_SECONDS, threading.TIMEOUT_MAX))
+        taken = self._take() if first else None
+        try:
+            yield
+        finally:
+            if taken is not None:
+                with suppress(OSError):
+                    fcntl.lockf(taken, fcntl.LOCK_UN, 1, _WRITING)
+            if first:
+                self._lock.release()
 
     def close(self) -> None:
         """Leave no file behind, unless a thread is at work all the same. Who still stands in line makes another one."""
@@ -92,7 +110,10 @@ class Turns:
             self._file = None
         if self._file is None:
             # Whoever may write to the database may stand in line.
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, self._database.stat().st_mode & 0o666)
+            mode = self._database.stat().st_mode & 0o666
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+            with suppress(OSError):  # who has not made it may not, and need not
+                os.fchmod(self._file, mode)  # whatever the umask
         return self._file
 
     def _is_there(self, file: int) -> bool:

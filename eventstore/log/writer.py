@@ -8,6 +8,7 @@ never skip an event; it costs one lock a batch, not an event.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -24,6 +25,7 @@ from eventstore.log.batch import Batches, Entry, evidence
 from eventstore.log.engine import said, write_transaction
 from eventstore.log.partitions import is_out_of_partitions
 from eventstore.log.records import Outcome, Prepared, Rejected, finish
+from eventstore.log.tables import event_keys
 
 BATCH_EVENTS = 2_000
 """Events in one transaction at most: far past the point where the commit's cost is spread, short enough (about 0.1 s) to keep
@@ -41,6 +43,8 @@ FULL_SECONDS = 60.0
 """When to come again while there is no partition for the next event: somebody has to make one."""
 LOCK_SECONDS = 3.0
 """How long a batch that another process's lock made fail at once is tried again."""
+
+_log = logging.getLogger("eventstore.writer")
 
 
 @dataclass(slots=True)
@@ -113,8 +117,9 @@ class Writer:
             if full and self._waiting:
                 raise StoreUnavailable(f"{self._waiting_events} events are waiting to be written; send the event again")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="eventstore-writer", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="eventstore-writer", daemon=True)
+                thread.start()  # may fail; the next caller tries again
+                self._thread = thread
             self._waiting.append(request)
             self._waiting_events += len(entries)
             self._waiting_bytes += request.size
@@ -197,8 +202,16 @@ class Writer:
             end = start + len(request.entries)
             request.future.set_result(outcomes[start:end])
             start = end
-        if position is not None and self._on_commit is not None:
+        self._tell(position)
+
+    def _tell(self, position: int | None) -> None:
+        """Say that the log has grown. What is wrong with whoever hears it must not end the thread, or make an answer untrue."""
+        if position is None or self._on_commit is None:
+            return
+        try:
             self._on_commit(position)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the log also polls
+            _log.warning("a commit could not be told", extra={"reason": type(error).__name__, "position": position})
 
     def _write_apart(self, batch: list[_Request], error: BaseException) -> None:
         """One bad entry never fails its batch: pieces are tried alone, then entries, and the guilty one is quarantined."""
@@ -224,8 +237,7 @@ class Writer:
             raise
         except Exception as error:  # noqa: BLE001 - whatever the database says against this entry, the next may be good
             return self._quarantine(entry, error)
-        if position is not None and self._on_commit is not None:
-            self._on_commit(position)
+        self._tell(position)
         return outcomes[0]
 
     def _quarantine(self, entry: Entry, error: BaseException) -> Outcome:
@@ -264,6 +276,8 @@ class Writer:
 
 _RAISED = "P0"
 """PostgreSQL's class of errors that a trigger raises."""
+_TAKEN = "23505"
+"""SQLSTATE of a key that is there already. Positions are the writer's own: if one is taken, the head lags behind the log."""
 
 
 def _is_about_an_event(error: SQLAlchemyError) -> bool:
@@ -276,6 +290,8 @@ def _is_about_an_event(error: SQLAlchemyError) -> bool:
         return False
     state = getattr(error.orig, "sqlstate", None) or ""
     if not isinstance(error, DataError | IntegrityError) and not state.startswith(_RAISED):
+        return False
+    if state == _TAKEN and getattr(getattr(error.orig, "diag", None), "table_name", None) != event_keys.name:
         return False
     return not any(ours in str(error.orig) for ours in ("append-only", "log_head"))
 

@@ -54,7 +54,7 @@ class Runner:
         self._wake = threading.Event()
         self._awaited = threading.Event()
         self._moved = threading.Condition()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self.last_error: str | None = None
         self.on_wait: Callable[[], None] | None = None
@@ -76,7 +76,7 @@ class Runner:
                 self._moved.notify_all()
             if on_progress is not None:
                 on_progress(position, head)
-            if position >= head or self._stopping:
+            if position >= head or self._stopping.is_set():
                 return position
 
     def position(self) -> int:
@@ -101,7 +101,7 @@ class Runner:
 
     def stop(self) -> None:
         """Finish the step under way and end the thread."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
         self._awaited.set()
         if self._thread is not None:
@@ -127,10 +127,10 @@ class Runner:
 
     def _run(self) -> None:
         failures = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             self._wake.wait(POLL_SECONDS)
             self._wake.clear()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             started = time.monotonic()
             self._awaited.clear()
@@ -141,7 +141,8 @@ class Runner:
                 self._awaited.wait(min(REST * (time.monotonic() - started), REST_SECONDS))
             except Exception as error:  # noqa: BLE001 - the thread must outlive a locked database or a full disk
                 self.last_error = f"{type(error).__name__}: {error}"
-                self._wake.wait(BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)])
+                # Not on `_wake`: each commit would end the wait, and a model that fails would take a core.
+                self._stopping.wait(BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)])
                 failures += 1
 
     # One step
