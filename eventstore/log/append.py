@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,13 +15,12 @@ from sqlalchemy import ARRAY, Connection, Select, Text, bindparam, func, select
 from sqlalchemy.engine import Dialect
 
 from eventstore.errors import StoreUnavailable
+from eventstore.log.leaf import leaf_hash
 from eventstore.log.records import Prepared
 from eventstore.log.tables import event_keys, events
 
 Key = tuple[str, str]
 """Site and event id: under these the dedup ledger knows an event."""
-Rows = Sequence[tuple[Any, ...]]
-"""Rows of the driver's own values, in the order of the table's columns."""
 
 
 class KnownEvent(NamedTuple):
@@ -65,11 +64,50 @@ class Statements(ABC):
         """Lock the head and look the entries up in the dedup ledger."""
 
     @abstractmethod
-    def insert(self, connection: Connection, rows: Rows, keys: Rows, turn: Turn, recorded_at: int) -> None:
-        """Insert into `events` and `event_keys`, and move the head to the last of the rows.
+    def insert(self, connection: Connection, new: Sequence[Prepared], turn: Turn, recorded_at: int) -> None:
+        """Insert finished events into `events` and `event_keys` at the next positions, and move the head to the last of them.
 
         Raises StoreUnavailable if the database did other than it was asked to: then nothing may be committed.
         """
+
+
+def event_rows(new: Sequence[Prepared], turn: Turn, recorded_at: int) -> Iterator[tuple[object, ...]]:
+    """The rows of `events`, in the order of the table's columns."""
+    for position, entry in enumerate(new, turn.size + 1):
+        yield (
+            position,
+            entry.event_id,
+            entry.site_id,
+            entry.type,
+            entry.source,
+            entry.entity_id,
+            entry.coupon_id,
+            entry.event_time,
+            recorded_at,
+            entry.sequence,
+            entry.anonymize,
+            entry.payload.decode(),
+            entry.original,
+            leaf_hash(
+                entry.site_id,
+                entry.event_id,
+                entry.type,
+                entry.source,
+                entry.entity_id,
+                entry.coupon_id,
+                entry.event_time,
+                recorded_at,
+                entry.sequence,
+                entry.anonymize,
+                entry.stored_hashes,
+            ),
+        )
+
+
+def key_rows(new: Sequence[Prepared], turn: Turn) -> Iterator[tuple[object, ...]]:
+    """The rows of `event_keys`, in the order of the table's columns."""
+    for position, entry in enumerate(new, turn.size + 1):
+        yield entry.site_id, entry.event_id, position, entry.content_hash
 
 
 @lru_cache(maxsize=2)

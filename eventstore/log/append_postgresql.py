@@ -7,13 +7,24 @@ follow it, and gives back the positions that it filled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, insert
 
-from eventstore.log.append import Key, KnownEvent, Rows, Statements, Turn, disagrees, ids_by_site, known_statement
+from eventstore.log.append import (
+    Key,
+    KnownEvent,
+    Statements,
+    Turn,
+    disagrees,
+    event_rows,
+    ids_by_site,
+    key_rows,
+    known_statement,
+)
 from eventstore.log.engine import bare_driver
 from eventstore.log.insert import BulkInsert, columns
 from eventstore.log.records import Prepared
@@ -21,6 +32,8 @@ from eventstore.log.tables import event_keys, events
 
 Driver = psycopg.Connection[Any]
 
+ROWS_IN_A_STATEMENT = 250
+"""Rows of `events` in one INSERT: the server is at work on one of them while the next is made."""
 IDLE_SECONDS = 15
 """How long a session may hold the head and say nothing before the server ends it: a machine that has vanished, or a process that
 stands still, would otherwise keep everybody from appending until the system's own patience is over, which is hours."""
@@ -62,16 +75,22 @@ class PostgresqlStatements(Statements):
     def _look_up(self, driver: Driver, sites: dict[str, list[str]]) -> list[tuple[str, psycopg.Cursor[Any]]]:
         return [(site, driver.execute(self._known, {"site": site, "ids": ids})) for site, ids in sites.items()]
 
-    def insert(self, connection: Connection, rows: Rows, keys: Rows, turn: Turn, recorded_at: int) -> None:
-        size = turn.size + len(rows)
+    def insert(self, connection: Connection, new: Sequence[Prepared], turn: Turn, recorded_at: int) -> None:
+        size = turn.size + len(new)
+        rows = event_rows(new, turn, recorded_at)
         with bare_driver(connection) as driver:
             with driver.pipeline():
-                inserted = driver.execute(self._insert_events, columns(rows))
-                keyed = driver.execute(self._insert_keys, columns(keys))
+                inserted = [driver.execute(self._insert_events, columns(part)) for part in _parts(rows)]
+                keyed = driver.execute(self._insert_keys, columns(key_rows(new, turn)))
                 moved = driver.execute(_MOVE_HEAD, (size, recorded_at, turn.size))
-            positions = sorted(position for (position,) in inserted.fetchall())
-        if positions != list(range(turn.size + 1, size + 1)) or keyed.rowcount != len(keys) or moved.rowcount != 1:
+            positions = sorted(position for cursor in inserted for (position,) in cursor.fetchall())
+        if positions != list(range(turn.size + 1, size + 1)) or keyed.rowcount != len(new) or moved.rowcount != 1:
             raise disagrees(f"events did not take the positions {turn.size + 1} to {size}")
+
+
+def _parts(rows: Iterator[tuple[object, ...]]) -> Iterator[list[tuple[object, ...]]]:
+    while part := list(islice(rows, ROWS_IN_A_STATEMENT)):
+        yield part
 
 
 def _found(looks: list[tuple[str, psycopg.Cursor[Any]]]) -> dict[Key, KnownEvent]:

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import orjson
 from sqlalchemy import Connection, Engine, insert
 
-from eventstore.log.append import Key, KnownEvent, Rows, Statements, Turn, disagrees, ids_by_site, known_statement
+from eventstore.log.append import (
+    Key,
+    KnownEvent,
+    Statements,
+    Turn,
+    disagrees,
+    event_rows,
+    ids_by_site,
+    key_rows,
+    known_statement,
+)
 from eventstore.log.engine import bare_driver
 from eventstore.log.insert import BulkInsert
 from eventstore.log.records import Prepared
@@ -36,12 +46,15 @@ class SqliteStatements(Statements):
                     known[site_id, event_id] = KnownEvent(*rest)
         return Turn(size, recorded_at, known)
 
-    def insert(self, connection: Connection, rows: Rows, keys: Rows, turn: Turn, recorded_at: int) -> None:
-        size = turn.size + len(rows)
+    def insert(self, connection: Connection, new: Sequence[Prepared], turn: Turn, recorded_at: int) -> None:
+        size = turn.size + len(new)
         with bare_driver(connection) as driver:
             # A row of another position than the next one is refused by a trigger.
-            for inserting, of in ((self._insert_events, rows), (self._insert_keys, keys)):
-                for sql, values in inserting.statements(of):
+            for inserting, rows in (
+                (self._insert_events, event_rows(new, turn, recorded_at)),
+                (self._insert_keys, key_rows(new, turn)),
+            ):
+                for sql, values in inserting.statements(list(rows)):
                     driver.execute(sql, values)
             moved = driver.execute(_MOVE_HEAD, (size, recorded_at, turn.size)).rowcount
         if moved != 1:

@@ -18,7 +18,6 @@ from eventstore.log import counts
 from eventstore.log.append import Key, KnownEvent, Statements
 from eventstore.log.counts import Counted, day_of
 from eventstore.log.engine import is_sqlite
-from eventstore.log.leaf import leaf_hash
 from eventstore.log.records import Outcome, OutcomeKind, Prepared, Rejected, body_hash, delivered
 from eventstore.log.tables import events, quarantine
 from eventstore.log.types import from_micros
@@ -63,8 +62,6 @@ class Batches:
         recorded_at = max(time.time_ns() // 1000, turn.recorded_at)
         appended: list[Prepared] = []
         positions: dict[Key, int] = {}
-        rows: list[tuple[object, ...]] = []
-        keys: list[tuple[object, ...]] = []
         outcomes: list[Outcome] = []
         kept: list[_Kept] = []
         repeated: list[tuple[int, Prepared, KnownEvent]] = []
@@ -85,19 +82,17 @@ class Batches:
                 continue
             appended.append(entry)
             position = positions[key] = turn.size + len(appended)
-            rows.append(_row(position, recorded_at, entry))
-            keys.append((entry.site_id, entry.event_id, position, entry.content_hash))
             outcomes.append(Outcome(OutcomeKind.APPENDED, entry.event_id, position))
         kept = sorted([*kept, *_contradictions(connection, repeated)], key=lambda each: each.place)
         for each, number in zip(kept, _keep(connection, kept, recorded_at), strict=True):
             told = each.delivery
             outcomes[each.place] = Outcome(each.kind, told.event_id, each.position, number, told.reason)
-        if len(rows) < len(entries):
+        if len(appended) < len(entries):
             counts.add(connection, _others(entries, outcomes, recorded_at))
-        if not rows:
+        if not appended:
             return outcomes, None
-        self._statements.insert(connection, rows, keys, turn, recorded_at)
-        return outcomes, turn.size + len(rows)
+        self._statements.insert(connection, appended, turn, recorded_at)
+        return outcomes, turn.size + len(appended)
 
 
 def _others(entries: Sequence[Entry], outcomes: list[Outcome], received_at: int) -> Counter[Counted]:
@@ -179,35 +174,3 @@ def evidence(entry: Prepared, reason: str) -> Rejected:
     original = delivered(entry)
     body = entry.payload if original is None else original
     return Rejected(entry.site_id, entry.source, entry.handler, entry.event_id, reason, body, entry.headers)
-
-
-def _row(position: int, recorded_at: int, entry: Prepared) -> tuple[object, ...]:
-    """The `events` row, in the order of the table's columns."""
-    return (
-        position,
-        entry.event_id,
-        entry.site_id,
-        entry.type,
-        entry.source,
-        entry.entity_id,
-        entry.coupon_id,
-        entry.event_time,
-        recorded_at,
-        entry.sequence,
-        entry.anonymize,
-        entry.payload.decode(),
-        entry.original,
-        leaf_hash(
-            entry.site_id,
-            entry.event_id,
-            entry.type,
-            entry.source,
-            entry.entity_id,
-            entry.coupon_id,
-            entry.event_time,
-            recorded_at,
-            entry.sequence,
-            entry.anonymize,
-            entry.stored_hashes,
-        ),
-    )

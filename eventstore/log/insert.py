@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -57,7 +57,7 @@ class BulkInsert:
                 start += size
 
 
-def columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+def columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     """The rows' values column by column, as PostgreSQL's statement takes them."""
     return [list(column) for column in zip(*rows, strict=True)]
 
