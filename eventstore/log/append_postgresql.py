@@ -38,11 +38,15 @@ IDLE_SECONDS = 15
 """How long a session may hold the head and say nothing before the server ends it: a machine that has vanished, or a process that
 stands still, would otherwise keep everybody from appending until the system's own patience is over, which is hours."""
 
-_SETTLE = f"""
+_SETTLE_BEFORE_17 = f"""
 SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s', true), set_config('synchronous_commit',
     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
 """
 """For this transaction alone, whatever the session is: a pooler may have given it to others meanwhile."""
+_SETTLE = _SETTLE_BEFORE_17.rstrip() + f", set_config('transaction_timeout', '{IDLE_SECONDS}s', true)"
+"""Behind a pipeline a server does not count the seconds in which a session says nothing; those of a transaction it does, from
+version 17 on."""
+_COUNTS_TRANSACTIONS = 17_00_00
 _LOCK_HEAD = "SELECT size, recorded_at FROM log_head WHERE id = 1 FOR UPDATE"
 _HEAD = "SELECT size FROM log_head WHERE id = 1"
 _MOVE_HEAD = "UPDATE log_head SET size = %b, recorded_at = %b WHERE id = 1 AND size = %b"
@@ -60,7 +64,8 @@ class PostgresqlStatements(Statements):
         with bare_driver(connection) as driver:
             sites = ids_by_site(entries)
             with driver.pipeline():
-                driver.execute(_SETTLE)
+                counts = driver.info.server_version >= _COUNTS_TRANSACTIONS
+                driver.execute(_SETTLE if counts else _SETTLE_BEFORE_17)
                 # In this order: what is appended after the first is noticed by the last.
                 seen = driver.execute(_HEAD)
                 looks = self._look_up(driver, sites)

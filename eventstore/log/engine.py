@@ -22,7 +22,7 @@ from eventstore.log.turns import Turns, turns_at
 BUSY_TIMEOUT_MS = 5_000
 """How long either engine waits for another process's write before it gives up: longer than any batch takes to commit."""
 
-WRITE_CACHE_KB = 64 * 1024
+WRITE_CACHE_KB = 32 * 1024
 """What a connection that writes keeps of the file in memory, at most. Ids come in no order, so that each goes to another page of
 the ledger; with SQLite's 2 MB nearly each would have to be read first."""
 PATIENCE = {

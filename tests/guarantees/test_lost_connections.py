@@ -6,11 +6,16 @@ and its COMMIT, and cuts there. Whoever is not told "appended" may have been app
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
@@ -31,7 +36,7 @@ from eventstore.store import EventStore
 from tests.losing import Cut, Proxy
 from tests.outages import assert_nothing_lost_and_nothing_twice, load_on, log_of, register
 from tests.rows import rows
-from tests.serving import PATIENCE, serving
+from tests.serving import PATIENCE, ROOT, environment, serving
 from tests.stores import PostgresqlServer, text_of
 
 APPENDED, DUPLICATE = OutcomeKind.APPENDED, OutcomeKind.DUPLICATE
@@ -342,6 +347,51 @@ def test_a_stricter_isolation_by_default_keeps_nobody_from_taking_turns(database
     engine.dispose()
     assert first.kind is APPENDED
     assert log(database) == ["first", "second"]
+
+
+STANDS_STILL: Final = """
+import os, signal, sys
+from eventstore.log import append_postgresql
+from eventstore.log.batch import Batches
+from eventstore.log.engine import make_engine, write_transaction
+from eventstore.log.records import prepare
+from tests.guarantees.test_lost_connections import use
+
+patience = f"'{append_postgresql.IDLE_SECONDS}s'"
+assert patience in append_postgresql._SETTLE
+append_postgresql._SETTLE = append_postgresql._SETTLE.replace(patience, "'1s'")
+engine = make_engine(sys.argv[1])
+with write_transaction(engine) as connection:
+    Batches(engine).append(connection, [prepare(use("first"))])
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+"""A process that stands still with the head in its hands; the server waits for it for a second rather than for fifteen."""
+TRIES: Final = 5
+"""Appends that may be told to come again meanwhile, each after the seconds that a lock is waited for."""
+
+
+def test_a_head_held_by_a_process_that_stands_still_is_let_go(database: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STANDS_STILL, database], cwd=ROOT, env=environment(), stderr=subprocess.PIPE
+    ) as process:
+        try:
+            found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert found is not None
+            assert found.si_code == os.CLD_STOPPED, "it has ended"
+            with EventStore.open(database) as store:
+                for _ in range(TRIES):
+                    with suppress(StoreUnavailable):
+                        assert store.append(use("second")) == outcome(APPENDED, "second", 1)
+                        break
+                else:
+                    raise AssertionError("nobody can append any more")
+            process.send_signal(signal.SIGCONT)
+            _, complained = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert re.search(b"terminating connection due to .*timeout|the connection is lost", complained)
+    assert log(database) == ["second"]
 
 
 def test_a_head_that_lags_behind_the_log_is_no_fault_of_the_event(database: str) -> None:

@@ -65,11 +65,11 @@ def pid(server: Serving) -> int:
     return server.process.pid
 
 
-def told_to_come_again(client: httpx.Client, token: bytes) -> float:
-    """The seconds after which a webhook was answered 503."""
+def answered(client: httpx.Client, token: bytes) -> tuple[httpx.Response, float]:
+    """The answer to a webhook, and the seconds that it took."""
     start = time.perf_counter()
-    assert_come_again(client.post(WEBHOOKS, content=token))
-    return time.perf_counter() - start
+    answer = client.post(WEBHOOKS, content=token)
+    return answer, time.perf_counter() - start
 
 
 def test_while_the_database_is_locked_webhooks_are_told_in_time_to_come_again_and_reads_go_on(server: Serving) -> None:
@@ -80,9 +80,14 @@ def test_while_the_database_is_locked_webhooks_are_told_in_time_to_come_again_an
         with locked(server), ThreadPoolExecutor() as threads:
             # Once before the clock counts: connections are opened.
             for ids in ([*tokens][:2], [*tokens][2:4]):
-                took = [*threads.map(lambda event_id: told_to_come_again(client, tokens[event_id]), ids)]
+                found = [*threads.map(lambda event_id: answered(client, tokens[event_id]), ids)]
+                assert [answer.status_code for answer, _ in found] == [503] * len(ids)
+                for answer, _ in found:
+                    assert_come_again(answer)
                 assert client.get("/healthz").json()["head"] == 1
                 assert client.get(f"/v1/coupons/c-1/history?site={SITE}").status_code == 200
+            # Of the last, at least one: on a busy machine any single one may be late.
+            took = [seconds for _, seconds in found]
             assert min(took) < WIX_WAITS, took
         # Nobody has said what became of these: sent again, each is found or taken, and none is there twice.
         for event_id, token in tokens.items():

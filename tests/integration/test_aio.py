@@ -258,6 +258,27 @@ def test_when_a_source_fails_its_error_comes_after_the_outcomes_of_what_it_gave(
     in_a_loop(use())
 
 
+def test_a_source_that_was_cancelled_ends_the_stream_after_the_outcomes_of_what_it_gave(path: Path) -> None:
+    async def source() -> AsyncGenerator[Event, None]:
+        yield numbered(1)
+        # What it waits for is another task's, which somebody has cancelled.
+        gone = asyncio.ensure_future(asyncio.sleep(NEVER))
+        gone.cancel()
+        await gone
+
+    async def use() -> None:
+        async with AsyncEventStore.open(path) as store:
+            stream = store.append_many(source())
+            assert (await anext(stream)).kind is OutcomeKind.APPENDED
+            ending = asyncio.ensure_future(anext(stream))
+            done, _ = await asyncio.wait({ending}, timeout=PATIENCE / 2)
+            assert done, "it never ends"
+            assert ending.cancelled()
+            assert (await store.append(numbered(2))).position == 2
+
+    in_a_loop(use())
+
+
 def test_a_stream_that_is_left_reads_its_source_no_further(path: Path) -> None:
     taken = 0
     closed = False

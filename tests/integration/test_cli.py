@@ -151,6 +151,25 @@ def test_a_store_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("url", ["postgresql://user@host:secret/log", "://user:secret@host/log"])
+def test_a_url_that_cannot_be_read_is_refused_and_not_shown_for_it_may_hold_a_password(url: str) -> None:
+    for name in ("init", "status", "serve"):
+        said = Command(url).refused(name, status=1)
+        assert "not a database URL" in said
+        assert "secret" not in said
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_behind_the_question_mark_of_a_url_is_never_shown(store_url: str, name: str) -> None:
+    eventstore = Command(f"{store_url}&{name}=secret&application_name=mine")
+    told = eventstore.json("status")["url"]
+    assert f"{name}=hidden" in told
+    assert "application_name=mine" in told
+    for shown in (told, eventstore("status"), eventstore("init"), eventstore("demo", "--events", "400")):
+        assert "secret" not in shown
+
+
 def test_a_wrong_setting_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTSTORE_PORT", "http")
     done = run("serve")

@@ -61,6 +61,12 @@ def test_a_guard_that_was_taken_away_shows_and_fails(eventstore: Command) -> Non
 # Coupons
 
 
+def test_an_event_is_not_found_by_a_number_of_any_length(eventstore: Command) -> None:
+    eventstore("ingest", "-", given=MADE)
+    for digits in ("2", "9" * 19, "9" * 20, "9" * 5_000):
+        assert "no event" in eventstore.refused("event", digits, status=3)
+
+
 def test_a_coupon_is_found_by_its_id_and_by_its_code_in_any_case(eventstore: Command) -> None:
     eventstore("ingest", "-", given=MADE + USED)
     by_id = eventstore.json("coupon", "c-1")

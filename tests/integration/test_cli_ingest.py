@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 
@@ -74,6 +75,19 @@ def test_a_conflict_is_kept_and_shown_and_is_no_failure(eventstore: Command) -> 
     done = eventstore.run("ingest", eventstore.file("conflict.ndjson", MIXED[0] + MIXED[3]))
     assert done.returncode == 0
     assert "conflict.ndjson:2: conflict: event id e-1" in done.stderr
+
+
+def test_of_a_run_that_an_unreadable_file_ends_the_refused_lines_and_what_was_appended_are_told_all_the_same(
+    eventstore: Command,
+) -> None:
+    faulty = eventstore.file("faulty.ndjson", ndjson(wrapped(CREATED, created("e-1"))) + b"nope\n")
+    broken = eventstore.file("broken.gz", gzip.compress(ndjson(wrapped(APPLIED, applied("e-2", "order"))))[:40])
+    done = eventstore.run("ingest", faulty, broken, "--json")
+    assert (done.returncode, done.stdout) == (1, "")
+    refused, error = done.stderr.splitlines()
+    assert refused.startswith(f"{faulty}:2: refused: ")
+    assert error.startswith(f"error: {broken} cannot be decompressed")
+    assert eventstore.json("coupon", "c-1")["coupon_id"] == "c-1"
 
 
 def test_standard_input_and_several_files_are_taken(eventstore: Command) -> None:

@@ -193,6 +193,10 @@ POSTGRESQL_TAMPERINGS = {
         ["CREATE RULE elsewhere AS ON INSERT TO event_keys DO INSTEAD NOTHING"],
         {("elsewhere", "event_keys", "foreign")},
     ),
+    "a table that inherits": (
+        ["CREATE TABLE forged () INHERITS (event_keys)"],
+        {("forged", "event_keys", "foreign")},
+    ),
     "row-level security": (
         ["ALTER TABLE events ENABLE ROW LEVEL SECURITY"],
         {("events", "events", "foreign")},

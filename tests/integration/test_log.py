@@ -27,6 +27,7 @@ from eventstore.log.records import Outcome, OutcomeKind, Prepared, prepare
 from eventstore.log.types import to_micros
 from eventstore.log.writer import Writer
 from eventstore.store import EventStore
+from tests.serving import PATIENCE
 
 TIME = datetime(2026, 9, 1, tzinfo=UTC)
 
@@ -213,6 +214,24 @@ def test_a_writer_told_of_every_commit_is_told_in_order(sqlite_store: EventStore
     writer.close()
     assert heard == sorted(heard)
     assert heard[-1] == 100
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["together", "one at a time"])
+def test_a_writer_whose_listener_fails_answers_truly_and_goes_on(
+    sqlite_store: EventStore, caplog: pytest.LogCaptureFixture, bad: bool
+) -> None:
+    def fail(_position: int) -> None:
+        raise RuntimeError("can't start new thread")
+
+    writer = Writer(sqlite_store.engine, on_commit=fail)
+    for number in (1, 2, 3):
+        entries = [prepare(event(number)), *([unfit(-number, event_time=None)] if bad else [])]
+        outcome, *others = writer.submit([*entries]).result(PATIENCE)
+        assert (outcome.kind, outcome.position) == (OutcomeKind.APPENDED, number)
+        assert {other.kind for other in others} == ({OutcomeKind.QUARANTINED} if bad else set())
+    writer.close()
+    no_gap(sqlite_store, 3)
+    assert {record.getMessage() for record in caplog.records} == {"a commit could not be told"}
 
 
 # Several processes

@@ -168,6 +168,65 @@ def test_the_first_partition_reaches_past_what_the_table_held(before_partitions:
     assert [each.start for each in ahead] == [4 * PARTITION_POSITIONS + 1, 5 * PARTITION_POSITIONS + 1]
 
 
+@pytest.mark.parametrize(
+    ("made", "named", "dropped"),
+    [
+        pytest.param("CREATE VIEW audit AS SELECT position FROM events", "audit", "DROP VIEW audit", id="view"),
+        pytest.param(
+            "CREATE MATERIALIZED VIEW totals AS SELECT count(position) FROM events",
+            "totals",
+            "DROP MATERIALIZED VIEW totals",
+            id="materialized view",
+        ),
+        pytest.param(
+            "CREATE TABLE notes (at bigint REFERENCES events)",
+            "foreign key notes_at_fkey of notes",
+            "DROP TABLE notes",
+            id="foreign key",
+        ),
+    ],
+)
+def test_what_others_made_on_the_table_and_would_not_follow_it_is_named_before_anything_is_changed(
+    before_partitions: EventStore, made: str, named: str, dropped: str
+) -> None:
+    store = before_partitions
+    kept, stored = store.read(), stored_in(store)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(made)
+    with pytest.raises(StoreNotReady, match=f"would not follow: {named}; drop them"):
+        store.init()
+    assert revision(store.engine) == "0002"
+    assert (store.read(), stored_in(store)) == (kept, stored)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(dropped)
+    assert store.init() is True
+    assert store.read() == kept
+
+
+def test_whoever_could_read_the_table_can_read_the_partitioned_one(before_partitions: EventStore) -> None:
+    store = before_partitions
+
+    def may(table: str, privilege: str) -> bool:
+        with store.engine.connect() as connection:
+            asked = f"SELECT has_table_privilege('auditor', '{table}', '{privilege}')"
+            return bool(connection.exec_driver_sql(asked).scalar_one())
+
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE auditor")
+        connection.exec_driver_sql("GRANT SELECT ON events TO auditor")
+    try:
+        assert store.init() is True
+        assert may("events", "SELECT")
+        assert not may("events", "INSERT")
+        # Not past the table itself, where a partition's own guards are fewer.
+        assert not may("events_from_1", "SELECT")
+        assert check_guards(store.engine) == []
+    finally:
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY auditor")
+            connection.exec_driver_sql("DROP ROLE auditor")
+
+
 def test_a_migration_that_fails_leaves_the_store_as_it_was(before_partitions: EventStore) -> None:
     store = before_partitions
     kept = store.read()
@@ -310,7 +369,15 @@ def test_a_store_that_is_not_there_is_not_made_when_told_not_to(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_does_not_answer_is_said_so_without_the_password() -> None:
-    with pytest.raises(StoreNotReady, match="cannot be opened") as refused:
-        EventStore.open("postgresql://user:secret@127.0.0.1:1/log")
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:secret@127.0.0.1:1/log",
+        "postgresql://user@127.0.0.1:1/log?password=secret",
+        "postgresql://user@127.0.0.1:1/log?sslpassword=secret&application_name=mine",
+    ],
+)
+def test_a_server_that_does_not_answer_is_said_so_without_the_password(url: str) -> None:
+    with pytest.raises(StoreNotReady, match=r"127\.0\.0\.1:1/log.* cannot be opened") as refused:
+        EventStore.open(url)
     assert "secret" not in str(refused.value)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -14,6 +15,7 @@ from threading import Thread
 import pytest
 from sqlalchemy import text
 
+from eventstore.log import engine as log_engine
 from eventstore.log import turns
 from eventstore.log.engine import make_engine, write_transaction
 from eventstore.log.turns import SUFFIX, Turns
@@ -107,6 +109,45 @@ def test_a_process_that_stands_still_in_its_turn_is_not_waited_for_for_ever(
     with holder(path) as process:
         os.kill(process.pid, signal.SIGSTOP)
         write(path)
+
+
+TAKE = """
+import fcntl, sys
+from eventstore.log import turns
+
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, turns._WRITING)
+    except OSError:
+        print("taken")
+    else:
+        print("free")
+"""
+"""A process that looks whether it is somebody's turn."""
+
+
+def test_two_engines_of_one_process_stand_in_one_line_and_one_that_leaves_does_not_give_away_the_other_s_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", PATIENCE)
+    # Who does not stand in line but asks SQLite at once is refused.
+    monkeypatch.setattr(log_engine, "BUSY_TIMEOUT_MS", 20)
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    engine = make_engine(path)
+    with ThreadPoolExecutor(1) as thread:
+        write(link)
+        with write_transaction(engine):
+            other = make_engine(link)
+            other.dispose()
+            looking = [sys.executable, "-c", TAKE, str(path.with_name(path.name + SUFFIX))]
+            # Meanwhile, and for longer than SQLite would wait.
+            waiting = thread.submit(write, link)
+            said = subprocess.run(looking, env=environment(), capture_output=True, encoding="utf-8", check=True).stdout
+            assert said == "taken\n"
+            assert not waiting.done()
+        waiting.result(PATIENCE)
+    engine.dispose()
 
 
 def test_where_there_can_be_no_line_writing_goes_on(path: Path) -> None:

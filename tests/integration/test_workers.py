@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -178,6 +179,33 @@ def test_a_worker_that_dies_is_started_again_and_follows_the_log_as_the_one_befo
         assert server.stop()[0] == 0
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits a running process")
+def test_a_supervisor_that_cannot_start_a_worker_goes_on_and_starts_it_once_it_can(tmp_path: Path) -> None:
+    with serving(tmp_path, "--workers", "2") as server:
+        before = pids(server)
+        assert server.process is not None
+        supervisor = server.process.pid
+        soft, hard = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
+        # It may wait for as many as it does, and open none beside those that it has.
+        resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (6, hard))
+        try:
+            os.kill(before[2], signal.SIGKILL)
+            failed = "a worker could not be started and is tried again"
+            wait_until(lambda: len(logged(server, failed)) >= 2, "it does not say that it could not")
+        finally:
+            resource.prlimit(supervisor, resource.RLIMIT_NOFILE, (soft, hard))
+        wait_until(lambda: pids(server)[2] != before[2], "it is not started again")
+        with clients(server) as workers:
+            assert [append(client, f"x-{pid}") for pid, client in workers.items()] == [1, 2]
+        told = logged(server, failed)
+        assert {(line["worker"], line["reason"], line["level"]) for line in told} == {
+            (2, "Too many open files", "ERROR")
+        }
+        pauses = [line["in_seconds"] for line in told]
+        assert pauses == sorted(pauses)
+        assert server.stop()[0] == 0
+
+
 def test_workers_end_when_their_supervisor_was_killed(tmp_path: Path) -> None:
     with serving(tmp_path, "--workers", "2") as server:
         workers = pids(server).values()
@@ -215,7 +243,7 @@ def test_a_worker_that_cannot_start_ends_the_command_with_an_error(tmp_path: Pat
     assert error == "error: worker 1 could not start: it ended with SIGKILL"
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "many"])
+@pytest.mark.parametrize("given", ["0", "-1", "many", "1000"])
 def test_a_wrong_number_of_workers_is_refused(tmp_path: Path, given: str) -> None:
     done = cli("serve", "--port", "0", "--workers", given, cwd=tmp_path)
     assert done.returncode in (1, 2)

@@ -159,7 +159,8 @@ def test_lines_of_which_the_first_is_wrong_are_lines() -> None:
 
 def test_a_large_file_of_lines_of_which_the_first_is_wrong_is_no_document(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_DOCUMENT_BYTES", 100_000)
-    assert read(b'{"cut\n' + TEXT) == expected(b'{"cut\n' + TEXT)
+    for wrong in (b'{"cut\n', b'{"cut\n{"and again\n', b"[broken\n", b"[1,\n2]]\n", b'{"cut\n' + b"\n\xff\n" * 9):
+        assert read(wrong + TEXT) == expected(wrong + TEXT)
     with pytest.raises(InputError, match="one JSON document of over 100,000 bytes; split it"):
         read(json.dumps([{"a": "x" * 200_000}], indent=1).encode())
     with pytest.raises(InputError, match="one JSON document of over 100,000 bytes; split it"):

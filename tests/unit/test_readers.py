@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -138,6 +139,46 @@ def test_a_reader_that_ended_while_it_had_nothing_to_do_is_replaced_and_nothing_
             while pool.process_ids:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+
+
+class Unheard(NotAllowed):
+    """A refusal that can be sent and not be received: what a parent without memory makes of an answer."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _out_of_memory, ()
+
+
+def _out_of_memory() -> None:
+    raise MemoryError
+
+
+def refuse_unheard(_site: str | None) -> str:
+    raise Unheard("no")
+
+
+def test_an_answer_that_cannot_be_taken_in_is_told_and_no_piece_is_given_another_s() -> None:
+    [piece] = cut(io.BytesIO(LINES[0]))
+    sound = Job(Route(), SiteRule("mine"), LIMIT)
+    with Readers(1) as pool:
+        # Both are with the process before it has started: the answer to the second comes behind the one that fails.
+        futures = [pool.submit(piece, Job(Route(), refuse_unheard, LIMIT)), pool.submit(Piece(101, LINES[0]), sound)]
+        with pytest.raises(MemoryError):
+            futures[0].result(60)
+        assert isinstance(futures[1].exception(60), MemoryError | None)
+        for first in (201, 301, 401):
+            [chunk] = pool.submit(Piece(first, LINES[0]), sound).result(60)
+            assert chunk.numbers == [first]
+
+
+def test_a_reader_that_cannot_be_started_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(Route(), SiteRule("mine"), LIMIT)
+    [piece] = cut(io.BytesIO(LINES[0]))
+    with Readers(1) as pool:
+        with monkeypatch.context() as without:
+            without.setattr(sys, "executable", "/nowhere/python")
+            with pytest.raises(StoreUnavailable, match=r"could not be started: .*No such file.*send the rest again"):
+                pool.submit(piece, job).result(60)
+        assert pool.submit(piece, job).result(60)[0].told == [1]
 
 
 def started(pool: Readers) -> list[int]:
