@@ -33,12 +33,15 @@ def healthz(request: Request, here: Here) -> Health:
     """Reads the log's head and the projections' position; needs no token and tells nothing about the events."""
     from eventstore import __version__
 
-    problem = request.app.state.problem()
+    head = here.store.head()
+    projected = here.store.runner.position()
+    # What kept them from following is no problem any more once they have, whoever saw to that.
+    problem = request.app.state.problem() if projected < head else None
     return Health(
         status="ok" if problem is None else "degraded",
         version=__version__,
-        head=here.store.head(),
-        projected=here.store.runner.position(),
+        head=head,
+        projected=projected,
         problem=problem,
         pid=os.getpid(),
     )
