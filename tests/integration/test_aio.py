@@ -183,7 +183,8 @@ def test_an_append_that_the_queue_has_no_room_for_is_refused_and_a_stream_waits_
             assert [outcome.kind async for outcome in stream] == [OutcomeKind.APPENDED] * 2
             answers = await asyncio.gather(*waiting, return_exceptions=True)
             taken = [answer for answer in answers if not isinstance(answer, BaseException)]
-            assert 5 <= len(taken) <= 6
+            # Five wait in the queue, and the writer took no more than a queue's worth before it stood before the lock.
+            assert 5 <= len(taken) <= 10
             assert await store.head() == len(taken) + 3
 
     in_a_loop(use())
