@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
+from eventstore.backoff import FULL_QUEUE_SECONDS
 from eventstore.config import DEFAULT_SITE, DEFAULT_URL
 from eventstore.errors import StoreUnavailable
 from eventstore.event import Event
@@ -33,8 +34,6 @@ CHUNK_EVENTS = 1_000
 """Events that a stream hands to the writer as one piece, at most: a piece is prepared while the one before it is written."""
 CHUNKS_UNDER_WAY = 3
 """Pieces of one stream that wait for their commit at most."""
-FULL_SECONDS = 0.02
-"""How soon a stream that found the writer's queue full tries again."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -167,7 +166,7 @@ class AsyncEventStore:
             except StoreUnavailable:
                 if self._closed or loop.time() > deadline:
                     raise
-            await asyncio.sleep(FULL_SECONDS)
+            await asyncio.sleep(FULL_QUEUE_SECONDS)
 
     # Reading
 

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore import access
+from eventstore.backoff import FULL_QUEUE_SECONDS
 from eventstore.config import DEFAULT_SITE, DEFAULT_URL
 from eventstore.errors import InputError, NotFound, StoreUnavailable, reason_of
 from eventstore.event import Event
@@ -178,7 +179,7 @@ class EventStore:
             except StoreUnavailable:
                 if time.monotonic() > deadline or self._writer.closing:
                     raise
-                time.sleep(0.02)
+                time.sleep(FULL_QUEUE_SECONDS)
 
     def receive(
         self, body: bytes, *, route: str | None = None, handler: str | None = None, site: str | None = None
@@ -212,6 +213,11 @@ class EventStore:
         """Count a delivery that was refused; `flush_refusals` writes the counts down."""
         self._refusals.note(route, reason)
 
+    def note_answer(self, answer: LineAnswer, route: str | None) -> None:
+        """Count the delivery of a line if it was refused. `route`: as the caller gave it."""
+        if answer.error is not None:
+            self.note_refusal(route or UNKNOWN_ROUTE, reason_of(answer.error))
+
     def flush_refusals(self) -> None:
         """Write down how many deliveries were refused since the last time."""
         self._refusals.flush(self.engine)
@@ -240,8 +246,7 @@ class EventStore:
             lines, Route(route, handler, observed_at), self._site_rule(site), self.submit_patiently
         ):
             summary.add(answer)
-            if answer.error is not None:
-                self.note_refusal(route or UNKNOWN_ROUTE, reason_of(answer.error))
+            self.note_answer(answer, route)
             if on_answer is not None:
                 on_answer(answer)
         return summary
@@ -266,8 +271,7 @@ class EventStore:
         from eventstore.bulk import ingest_file
 
         def told(answer: LineAnswer) -> None:
-            if answer.error is not None:
-                self.note_refusal(route or UNKNOWN_ROUTE, reason_of(answer.error))
+            self.note_answer(answer, route)
             if on_problem is not None:
                 on_problem(answer)
 

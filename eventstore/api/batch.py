@@ -15,8 +15,8 @@ from eventstore.access import Token
 from eventstore.api.answers import line_answer
 from eventstore.api.context import Context
 from eventstore.api.problems import problem
-from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnsupportedEncoding, reason_of
-from eventstore.ingest import UNKNOWN_ROUTE, Route, append_chunks
+from eventstore.errors import DeliveryTooLarge, StoreUnavailable, UnsupportedEncoding
+from eventstore.ingest import Route, append_chunks
 from eventstore.lines import ENCODINGS, PIECE_BYTES, Piece, Reading, cut, decompressed
 from eventstore.readers import Job, read_pieces
 
@@ -111,8 +111,7 @@ def _blocks(here: Context, token: Token, pieces: Iterator[Piece], how: Route) ->
     try:
         for chunk in append_chunks(read_pieces(seen, job, here.store.readers), here.store.submit_patiently):
             for answer in chunk.answers():
-                if answer.error is not None:
-                    here.store.note_refusal(how.route or UNKNOWN_ROUTE, reason_of(answer.error))
+                here.store.note_answer(answer, how.route)
                 line = orjson.dumps(line_answer(answer), option=orjson.OPT_APPEND_NEWLINE)
                 block.append(line)
                 size += len(line)

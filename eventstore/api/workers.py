@@ -28,6 +28,7 @@ from multiprocessing.context import SpawnProcess
 from eventstore import logs
 from eventstore.api.health import kind_of
 from eventstore.api.server import SHUTDOWN_SECONDS, serve, url_of
+from eventstore.backoff import wait_after
 from eventstore.config import Settings
 from eventstore.errors import EventStoreError, InputError
 from eventstore.store import EventStore
@@ -155,7 +156,7 @@ class _Supervisor:
     def _put_off(self, number: int, lived: float = 0.0) -> float:
         """Have a worker started again, the later the more often it failed; returns in how many seconds."""
         deaths = 0 if lived > STEADY_SECONDS else self._deaths.get(number, 0)
-        pause = RESTART_SECONDS[min(deaths, len(RESTART_SECONDS) - 1)]
+        pause = wait_after(deaths, RESTART_SECONDS)
         self._deaths[number] = deaths + 1
         self._due[number] = time.monotonic() + pause
         return pause

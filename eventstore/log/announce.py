@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 
 from sqlalchemy import Engine
 
+from eventstore.backoff import wait_after
 from eventstore.errors import StoreUnavailable
 
 PAUSE_SECONDS = 0.01
@@ -121,7 +122,7 @@ class Announcer:
                         failures = 0
             except Exception as error:  # noqa: BLE001 - a hint that cannot be given is no fault of the log
                 _log.debug("a hint could not be given", extra={"reason": type(error).__name__})
-                self._closing.wait(BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)])
+                self._closing.wait(wait_after(failures, BACK_OFF_SECONDS))
                 failures += 1
 
     def _announce(self, line: Line) -> None:

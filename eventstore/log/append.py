@@ -61,7 +61,10 @@ class Statements(ABC):
 
     @abstractmethod
     def take_turn(self, connection: Connection, entries: Sequence[Prepared]) -> Turn:
-        """Lock the head and look the entries up in the dedup ledger."""
+        """Make this the writer's turn, if beginning the transaction has not done so, and look the entries up in the ledger.
+
+        However it does both, `Turn.known` is complete: nothing is appended between the look and the end of the turn.
+        """
 
     @abstractmethod
     def insert(self, connection: Connection, new: Sequence[Prepared], turn: Turn, recorded_at: int) -> None:
@@ -131,9 +134,13 @@ def known(connection: Connection, entries: Iterable[Prepared]) -> dict[Key, Know
     found: dict[Key, KnownEvent] = {}
     for site_id, ids in ids_by_site(entries).items():
         given = orjson.dumps(ids).decode() if connection.dialect.name == "sqlite" else ids
-        for event_id, *rest in connection.execute(statement, {"site": site_id, "ids": given}):
-            found[site_id, event_id] = KnownEvent(*rest)
+        found |= known_of(site_id, connection.execute(statement, {"site": site_id, "ids": given}))
     return found
+
+
+def known_of(site_id: str, rows: Iterable[Any]) -> dict[Key, KnownEvent]:
+    """What the rows of `known_statement` say of one site."""
+    return {(site_id, event_id): KnownEvent(*rest) for event_id, *rest in rows}
 
 
 def ids_by_site(entries: Iterable[Prepared]) -> dict[str, list[str]]:

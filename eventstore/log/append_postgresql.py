@@ -1,8 +1,9 @@
 """Appending on PostgreSQL: the head row's lock is the writer's turn, taken last and held for two round trips.
 
 What can be looked up before is looked up before. Should another process have appended between the look and the lock, the look
-is repeated. The rows of a batch go into one statement (`BulkInsert`), which, unlike COPY, can be sent together with those that
-follow it, and gives back the positions that it filled.
+is repeated. The rows of a batch go in statements of `ROWS_IN_A_STATEMENT` each (`BulkInsert`), all down one pipeline: the server
+inserts one while the next is made, which COPY would not let those that follow it do, and each gives back the positions that it
+filled.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from eventstore.log.append import (
     event_rows,
     ids_by_site,
     key_rows,
+    known_of,
     known_statement,
 )
-from eventstore.log.engine import bare_driver
+from eventstore.log.engine import DURABLE_COMMIT, bare_driver
 from eventstore.log.insert import BulkInsert, columns
 from eventstore.log.records import Prepared
 from eventstore.log.tables import event_keys, events
@@ -39,8 +41,8 @@ IDLE_SECONDS = 15
 stands still, would otherwise keep everybody from appending until the system's own patience is over, which is hours."""
 
 _SETTLE_BEFORE_17 = f"""
-SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s', true), set_config('synchronous_commit',
-    CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
+SELECT set_config('idle_in_transaction_session_timeout', '{IDLE_SECONDS}s', true),
+    set_config('synchronous_commit', {DURABLE_COMMIT}, true)
 """
 """For this transaction alone, whatever the session is: a pooler may have given it to others meanwhile."""
 _SETTLE = _SETTLE_BEFORE_17.rstrip() + f", set_config('transaction_timeout', '{IDLE_SECONDS}s', true)"
@@ -99,8 +101,7 @@ def _parts(rows: Iterator[tuple[object, ...]]) -> Iterator[list[tuple[object, ..
 
 
 def _found(looks: list[tuple[str, psycopg.Cursor[Any]]]) -> dict[Key, KnownEvent]:
-    return {
-        (site, event_id): KnownEvent(position, content_hash, sequence)
-        for site, cursor in looks
-        for event_id, position, content_hash, sequence in cursor
-    }
+    known: dict[Key, KnownEvent] = {}
+    for site, cursor in looks:
+        known |= known_of(site, cursor)
+    return known

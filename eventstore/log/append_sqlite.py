@@ -16,6 +16,7 @@ from eventstore.log.append import (
     event_rows,
     ids_by_site,
     key_rows,
+    known_of,
     known_statement,
 )
 from eventstore.log.engine import bare_driver
@@ -42,8 +43,7 @@ class SqliteStatements(Statements):
         with bare_driver(connection) as driver:
             size, recorded_at = driver.execute(_HEAD).fetchone()
             for site_id, ids in ids_by_site(entries).items():
-                for event_id, *rest in driver.execute(self._known, (site_id, orjson.dumps(ids).decode())):
-                    known[site_id, event_id] = KnownEvent(*rest)
+                known |= known_of(site_id, driver.execute(self._known, (site_id, orjson.dumps(ids).decode())))
         return Turn(size, recorded_at, known)
 
     def insert(self, connection: Connection, new: Sequence[Prepared], turn: Turn, recorded_at: int) -> None:

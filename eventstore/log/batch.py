@@ -143,7 +143,7 @@ def _keep(connection: Connection, kept: Sequence[_Kept], received_at: int) -> li
         there = select(quarantine.c.id, quarantine.c.body_hash, quarantine.c.kind).where(
             quarantine.c.site_id == site_id, quarantine.c.body_hash.in_(digests)
         )
-        numbers |= {(site_id, bytes(digest), kind): number for number, digest, kind in connection.execute(there)}
+        numbers |= {(site_id, digest, kind): number for number, digest, kind in connection.execute(there)}
     new: dict[tuple[str, bytes, str], dict[str, Any]] = {}
     for key, each in zip(keys, kept, strict=True):
         if key not in numbers and key not in new:

@@ -34,6 +34,8 @@ PATIENCE = {
 }
 """When a PostgreSQL server that has vanished without a word counts as lost: after about 25 s (libpq's names; seconds, but the
 last in milliseconds). The operating system's own patience is hours."""
+DURABLE_COMMIT = "coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on')"
+"""SQL for what `synchronous_commit` is to be where commits are acknowledged: as the server has it, but never off."""
 READ_ONLY = "25006"
 """SQLSTATE of a write on a server that may only read."""
 
@@ -117,8 +119,7 @@ def _prepare_postgresql(dbapi_connection: Any, _record: ConnectionPoolEntry) -> 
     with dbapi_connection.cursor() as cursor:
         cursor.execute(
             # Also where it is on: set here it stays so when the server's configuration is changed and read anew.
-            "SELECT set_config(name, CASE setting WHEN 'off' THEN 'on' ELSE setting END, false) FROM pg_settings "
-            "WHERE name = 'synchronous_commit'"
+            f"SELECT set_config('synchronous_commit', {DURABLE_COMMIT}, false)"
         )
     dbapi_connection.commit()
 
@@ -126,8 +127,12 @@ def _prepare_postgresql(dbapi_connection: Any, _record: ConnectionPoolEntry) -> 
 def _leave_a_server_that_only_reads(context: ExceptionContext) -> None:
     # After a failover the old primary, or a replica, still answers. A new connection may find the new one (a URL of several
     # hosts with target_session_attrs=read-write).
-    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+    if _only_reads(context.original_exception):
         context.is_disconnect = True
+
+
+def _only_reads(error: BaseException) -> bool:
+    return getattr(error, "sqlstate", None) == READ_ONLY
 
 
 _OF_ITSELF = (READ_ONLY, "XX")
@@ -186,8 +191,7 @@ def bare_driver(connection: Connection) -> Iterator[Any]:
     try:
         yield connection.connection.driver_connection
     except base as error:
-        read_only = getattr(error, "sqlstate", None) == READ_ONLY
-        lost = read_only or dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
+        lost = _only_reads(error) or dialect.is_disconnect(error, connection.connection, None)  # type: ignore[arg-type]
         if lost:
             connection.invalidate(error)
         raise DBAPIError.instance(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
+from eventstore.backoff import wait_after
 from eventstore.log.announce import Line
 from eventstore.log.engine import is_sqlite
 
@@ -130,7 +131,7 @@ class Listener:
                         self._hear(line)
                 except Exception as error:  # noqa: BLE001 - without hints readers poll
                     _log.debug("nothing is heard for now", extra={"reason": type(error).__name__})
-                    self._stopping.wait(BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)])
+                    self._stopping.wait(wait_after(failures, BACK_OFF_SECONDS))
                     failures += 1
         finally:
             self._bell.close()

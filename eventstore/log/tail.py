@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
+from eventstore.backoff import wait_after
 from eventstore.errors import InputError, StoreUnavailable
 from eventstore.log import reader
 from eventstore.log.engine import is_sqlite, is_unavailable
@@ -147,7 +148,7 @@ class Tail:
         if not self._failures:
             reason = type(getattr(error, "orig", None) or error).__name__
             _log.warning("the log cannot be read for now", extra={"reason": reason, "position": self.position})
-        self._rest = BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
+        self._rest = wait_after(self._failures, BACK_OFF_SECONDS)
         self._failures += 1
 
 

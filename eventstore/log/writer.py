@@ -1,7 +1,7 @@
 """The group-commit writer: one thread a store, many callers, one fsync for all that is waiting.
 
-Callers hand over prepared events and get a future; the thread takes what has queued, locks the head, drops known duplicates,
-keeps conflicts in quarantine, inserts the rest in one statement each table, commits, and only then resolves the futures.
+Callers hand over prepared events and get a future; the thread takes what has queued and appends it in one transaction, beside
+which no other appends (`batch.py` says what becomes of each entry). Only once that is committed are the futures resolved.
 Serialising writers on the head row gives positions without gaps in commit order, so that a reader that tails the log can
 never skip an event; it costs one lock a batch, not an event.
 """

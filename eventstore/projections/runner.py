@@ -17,9 +17,10 @@ import pyarrow as pa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from eventstore.backoff import wait_after
 from eventstore.errors import ProjectionError, StoreUnavailable
 from eventstore.log import arrow
-from eventstore.log.engine import said, write_turn, writing
+from eventstore.log.engine import said, write_transaction
 from eventstore.log.schema import head_size
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection, projections
@@ -142,7 +143,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - the thread must outlive a locked database or a full disk
                 self.last_error = f"{type(error).__name__}: {error}"
                 # Not on `_wake`: each commit would end the wait, and a model that fails would take a core.
-                self._stopping.wait(BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)])
+                self._stopping.wait(wait_after(failures, BACK_OFF_SECONDS))
                 failures += 1
 
     # One step
@@ -188,14 +189,12 @@ class Runner:
         return changes
 
     def _write(self, models: Sequence[Projection], changes: dict[str, Rows], start: int, until: int) -> None:
-        with write_turn(self._engine), self._engine.connect() as plain:
-            connection = writing(plain)
-            with connection.begin() as transaction:
-                for model in models:
-                    if not tables.advance(connection, model, start, until):
-                        transaction.rollback()  # another runner, or a rebuild, was faster: its rows are right
-                        return
-                    tables.upsert(connection, model, changes[model.name])
+        with write_transaction(self._engine) as connection:
+            for model in models:
+                if not tables.advance(connection, model, start, until):
+                    connection.rollback()  # another runner, or a rebuild, was faster: its rows are right
+                    return
+                tables.upsert(connection, model, changes[model.name])
 
 
 def _merge_facts(session: ModelSession, connection: Connection, model: Projection) -> None:

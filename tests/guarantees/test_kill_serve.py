@@ -19,8 +19,8 @@ from tests.rows import wait_until_left
 from tests.serving import APPLIED, PATIENCE, NewServer, Serving, applied, head, ndjson, serving, settled, wrapped
 
 SENDERS = 4
-ROUNDS = 3
-ACKNOWLEDGED_A_ROUND = 250
+ROUNDS = 2
+ACKNOWLEDGED_A_ROUND = 120
 """Acknowledgements to wait for before the server is killed: enough that all senders are in the midst of it."""
 COUPONS = 7
 LONGEST_BATCH = 60

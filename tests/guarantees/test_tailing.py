@@ -25,7 +25,7 @@ from tests.tailing import READERS, WRITERS, Run, faults, running
 
 MAIN_SECONDS = 20.0
 """How long the writers write in the run that nothing disturbs."""
-VARIANT_SECONDS = 6.0
+VARIANT_SECONDS = 4.0
 """The same where something does."""
 KILL_EVERY = 0.7
 """Seconds between two deaths of a writer."""

@@ -103,7 +103,7 @@ def test_the_page_loads_nothing_from_another_host(stranger: httpx.Client, server
 def test_a_browser_shows_every_route(server: Serving, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-    options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom"]
+    options += [f"--user-data-dir={tmp_path}", "--virtual-time-budget=8000", "--dump-dom"]
     done = subprocess.run(
         [CHROMIUM, *options, f"{server.url}/docs"], capture_output=True, timeout=120, check=False, encoding="utf-8"
     )

@@ -23,7 +23,7 @@ from tests.integration.test_bulk import linux, reading_for, require_gone
 from tests.serving import CREATED, PATIENCE, Serving, answers, assert_problem, created, ndjson, wrapped
 
 BATCH = "/v1/events"
-LARGE = 6_000
+LARGE = 4_500
 """Documented deliveries of which a batch is large enough for readers."""
 LIMIT = 2_000_000
 """The server's max_batch_bytes in tests of it."""

@@ -358,8 +358,8 @@ def test_projections_of_an_old_store_go_on_to_what_a_rebuild_says_and_the_old_pr
 # Interruptions
 
 
-STRIDE = 3
-"""Of the statements of an upgrade every third is died at, from the first one on: each try takes all those before it again."""
+STRIDE = 7
+"""Of the statements of an upgrade every seventh is died at, from the first one on: each try takes all those before it again."""
 AT_COMMIT = None
 
 
