@@ -40,7 +40,7 @@ from eventstore.log import arrow, schema
 from eventstore.log.engine import is_sqlite, make_engine
 from eventstore.log.tables import delivery_counts
 from eventstore.projections import tables
-from eventstore.projections.catalogue import FACTS, ProjectionColumn, facts_sql, projection, projections
+from eventstore.projections.catalogue import FACTS, Catalogue, ProjectionColumn, facts_sql, load_catalogue
 from eventstore.projections.duck import decode_column, quoted, stored_schema
 
 Parameters = Mapping[str, object] | Sequence[object] | None
@@ -136,8 +136,11 @@ class AnalyticsConnection:
     load tables by itself, so call `load` first.
     """
 
-    def __init__(self, engine: Engine, *, memory_limit: str = MEMORY_LIMIT, owns_engine: bool = False) -> None:
+    def __init__(
+        self, engine: Engine, catalogue: Catalogue, *, memory_limit: str = MEMORY_LIMIT, owns_engine: bool = False
+    ) -> None:
         self.engine = engine
+        self.catalogue = catalogue
         self._owns_engine = owns_engine
         self._memory_limit = memory_limit
         self._positions: dict[str, int] = {}
@@ -165,7 +168,7 @@ class AnalyticsConnection:
     @property
     def tables(self) -> tuple[str, ...]:
         """The names that a query may use, loaded or not."""
-        return (*(model.name for model in projections()), FACTS, EVENTS, DELIVERIES)
+        return (*(model.name for model in self.catalogue), FACTS, EVENTS, DELIVERIES)
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -226,12 +229,12 @@ class AnalyticsConnection:
         return (found & set(self.tables)) - set(self._positions)
 
     def load(self, *names: str) -> duckdb.DuckDBPyConnection:
-        """Read the named tables (none named: the four projections) that are not there yet; returns the DuckDB connection.
+        """Read the named tables (none named: the projections) that are not there yet; returns the DuckDB connection.
 
         Raises NotFound for an unknown name, ProjectionError if a table is of another version than this program's model, and
         InputError if the memory limit does not suffice.
         """
-        wanted = dict.fromkeys(names or [model.name for model in projections()])
+        wanted = dict.fromkeys(names or [model.name for model in self.catalogue])
         for name in wanted:
             if name not in self.tables:
                 raise NotFound(f"there is no table {name!r}; there are {', '.join(self.tables)}")
@@ -239,7 +242,7 @@ class AnalyticsConnection:
         if not missing:
             return self.duckdb
         with _one_moment(self.engine) as connection:
-            tables.check_versions(connection)
+            tables.check_versions(connection, self.catalogue)
             positions = tables.positions(connection)
             head = schema.head_size(connection)
             for name in missing:
@@ -247,7 +250,7 @@ class AnalyticsConnection:
                     self._load_stored(connection, name, delivery_counts.name, _DELIVERIES_ABOUT, DELIVERY_COLUMNS)
                     self._positions[name] = head
                 elif name not in (FACTS, EVENTS):
-                    model = projection(name)
+                    model = self.catalogue.find(name)
                     self._load_stored(connection, name, name, model.about, model.shown)
                     self._positions[name] = positions[name]
         # What stands below a position never changes: the log needs no transaction, and may take its time.
@@ -321,20 +324,27 @@ class AnalyticsConnection:
 
 
 def connect(
-    store: str | Path | Engine, *, memory_limit: str = MEMORY_LIMIT, catch_up: bool = True
+    store: str | Path | Engine,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+    catch_up: bool = True,
+    projections: Sequence[str | Path] = (),
 ) -> AnalyticsConnection:
     """Open the store at a URL, a SQLite path or an engine for questions in SQL.
+
+    `projections`: folders with models of your own, whose tables can then be asked too.
 
     The projections are caught up with the log first; `catch_up=False` takes them as they are and writes nothing, as it must
     be for a database role that may only read. Raises StoreNotReady if there is no store of this program's revision.
     """
+    catalogue = load_catalogue(projections)
     engine = store if isinstance(store, Engine) else make_engine(store)
     owns_engine = engine is not store
     try:
         schema.require_ready(engine)
         if catch_up:
-            _catch_up(engine)
-        return AnalyticsConnection(engine, memory_limit=memory_limit, owns_engine=owns_engine)
+            _catch_up(engine, catalogue)
+        return AnalyticsConnection(engine, catalogue, memory_limit=memory_limit, owns_engine=owns_engine)
     except BaseException:
         if owns_engine:
             engine.dispose()
@@ -353,11 +363,11 @@ def _actors_sql() -> str:
     return (files("analytics") / "actors.sql").read_text(encoding="utf-8")
 
 
-def _catch_up(engine: Engine) -> None:
+def _catch_up(engine: Engine, catalogue: Catalogue) -> None:
     from eventstore.projections.runner import Runner
 
-    tables.ensure(engine)
-    runner = Runner(engine)
+    tables.ensure(engine, catalogue)
+    runner = Runner(engine, catalogue)
     try:
         runner.catch_up()
     finally:

@@ -7,7 +7,7 @@ threads; between two reads a stream or a tail holds neither a thread nor a conne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
@@ -64,9 +64,12 @@ class AsyncEventStore:
         create: bool = True,
         site: str = DEFAULT_SITE,
         queue_events: int = QUEUE_EVENTS,
+        projections: Sequence[str | Path] = (),
     ) -> Opening:
         """Open the store at a URL or a SQLite path, as `EventStore.open` does; to be awaited, or used in `async with`."""
-        return Opening(partial(EventStore.open, url, create=create, site=site, queue_events=queue_events))
+        return Opening(
+            partial(EventStore.open, url, create=create, site=site, queue_events=queue_events, projections=projections)
+        )
 
     async def close(self) -> None:
         """Write what waits, end the tails, release the database. Verbs under way are finished; later ones are refused."""

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         "auto", description="JSON lines or text; auto: text on a terminal, else JSON."
     )
     apps: tuple[AppSettings, ...] = Field((), description="Wix apps to register when `serve` starts.")
+    projections: tuple[Path, ...] = Field(
+        (), description="Folders with projections of your own, beside those that every store has."
+    )
     queue_events: int = Field(20_000, ge=1, description="Events that may wait for the writer; past that, 503.")
 
     @classmethod
@@ -105,6 +108,6 @@ def load_settings(**given: object) -> Settings:
             f"the setting {name} is wrong: {first['msg']} (see EVENTSTORE_{str(first['loc'][0]).upper()} and {CONFIG_FILE})"
         ) from error
     except SettingsError as error:  # of the environment: what should be JSON is not
-        raise InputError(f"a setting is wrong: {error} (see EVENTSTORE_APPS)") from None
+        raise InputError(f"a setting is wrong: {error} (see EVENTSTORE_APPS and EVENTSTORE_PROJECTIONS)") from None
     except ValueError as error:
         raise InputError(f"{CONFIG_FILE} cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from eventstore.log import guards, partitions, reader, schema
 from eventstore.log.engine import shown
 from eventstore.log.tables import quarantine
 from eventstore.projections import tables
-from eventstore.projections.catalogue import projections
+from eventstore.projections.catalogue import Catalogue
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Status:
     projections: tuple[ProjectionStatus, ...]
 
 
-def status(engine: Engine) -> Status:
+def status(engine: Engine, catalogue: Catalogue) -> Status:
     """Sizes, positions and the state of the guards, as they are now."""
     with engine.connect() as connection:
         size = schema.head_size(connection)
@@ -59,7 +59,7 @@ def status(engine: Engine) -> Status:
         kinds: dict[str, int] = {kind: count for kind, count in open_entries}
         rows = {
             model.name: int(connection.execute(select(func.count()).select_from(model.table)).scalar_one())
-            for model in projections()
+            for model in catalogue
         }
     last = reader.read(engine, after=size - 1, limit=1) if size else []
     findings = guards.check_guards(engine)

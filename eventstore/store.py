@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
@@ -41,6 +41,7 @@ from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, p
 from eventstore.log.tail import Tail
 from eventstore.log.writer import QUEUE_EVENTS, Writer
 from eventstore.projections import tables, views
+from eventstore.projections.catalogue import load_catalogue
 from eventstore.projections.views import CouponState
 
 if TYPE_CHECKING:
@@ -67,8 +68,14 @@ class EventStore:
     """
 
     def __init__(
-        self, url: str | Path = DEFAULT_URL, *, site: str = DEFAULT_SITE, queue_events: int = QUEUE_EVENTS
+        self,
+        url: str | Path = DEFAULT_URL,
+        *,
+        site: str = DEFAULT_SITE,
+        queue_events: int = QUEUE_EVENTS,
+        projections: Sequence[str | Path] = (),
     ) -> None:
+        self.catalogue = load_catalogue(projections)
         self.engine = make_engine(url)
         self.default_site = site
         self._webhooks: Webhooks | None = None
@@ -89,18 +96,20 @@ class EventStore:
         create: bool = True,
         site: str = DEFAULT_SITE,
         queue_events: int = QUEUE_EVENTS,
+        projections: Sequence[str | Path] = (),
     ) -> Self:
         """Open the store at a URL or a SQLite path, making it first where there is none.
 
-        `create=False` refuses to make or migrate one (StoreNotReady).
+        `create=False` refuses to make or migrate one (StoreNotReady). `projections`: folders with models of your own, beside
+        those that every store has (ProjectionError).
         """
-        store = cls(url, site=site, queue_events=queue_events)
+        store = cls(url, site=site, queue_events=queue_events, projections=projections)
         try:
             if create:
                 store.init()
             else:
                 schema.require_ready(store.engine)
-                tables.ensure(store.engine)
+                tables.ensure(store.engine, store.catalogue)
         except BaseException:
             store.engine.dispose()
             raise
@@ -109,7 +118,7 @@ class EventStore:
     def init(self) -> bool:
         """Make the store's tables, or bring them to this version. Returns whether anything was done."""
         done = schema.migrate(self.engine)
-        tables.ensure(self.engine)
+        tables.ensure(self.engine, self.catalogue)
         return done
 
     def close(self) -> None:
@@ -449,7 +458,7 @@ class EventStore:
             if self._runner is None:
                 from eventstore.projections.runner import Runner
 
-                self._runner = Runner(self.engine)
+                self._runner = Runner(self.engine, self.catalogue)
             return self._runner
 
     def start_projections(self) -> None:
@@ -470,7 +479,7 @@ class EventStore:
         """Rebuild the named projections (none named: all) from the log. Raises NotFound for an unknown name."""
         from eventstore.projections.rebuild import rebuild_projections
 
-        return rebuild_projections(self.engine, names, on_progress=on_progress)
+        return rebuild_projections(self.engine, self.catalogue, names, on_progress=on_progress)
 
     def coupons(
         self,
@@ -507,7 +516,7 @@ class EventStore:
         """Sizes, positions and the state of the guards."""
         from eventstore.status import status
 
-        return status(self.engine)
+        return status(self.engine, self.catalogue)
 
     # The database
 

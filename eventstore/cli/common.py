@@ -42,7 +42,13 @@ def open_store(ctx: click.Context, *, create: bool = False, settings: Settings |
     from eventstore.store import EventStore
 
     chosen = settings_of(ctx) if settings is None else settings
-    store = EventStore.open(chosen.url, create=create, site=chosen.site, queue_events=chosen.queue_events)
+    store = EventStore.open(
+        chosen.url,
+        create=create,
+        site=chosen.site,
+        queue_events=chosen.queue_events,
+        projections=chosen.projections,
+    )
     try:
         yield store
     finally:

@@ -34,7 +34,7 @@ def init(ctx: click.Context, repair_guards: bool, roles: bool, prefix: str | Non
     if prefix is not None and not roles:
         raise click.UsageError("--prefix is the prefix of --roles")
     settings = settings_of(ctx)
-    store = EventStore(settings.url)
+    store = EventStore(settings.url, projections=settings.projections)
     try:
         done = store.init()
         made = store.make_roles(prefix=DEFAULT_PREFIX if prefix is None else prefix) if roles else None

@@ -12,19 +12,21 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Table, text
+from sqlalchemy import Connection, Engine, Row, Table, select, text
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import InputError, NotOwner
 from eventstore.log.engine import is_sqlite, said, write_transaction
 from eventstore.log.tables import (
     api_tokens,
+    dead_letters,
     delivery_counts,
     event_keys,
     events,
     log_head,
     metadata,
     projection_checkpoints,
+    projection_work,
     quarantine,
     wix_app_instances,
     wix_app_keys,
@@ -47,6 +49,8 @@ WRITER_RIGHTS: dict[Table, tuple[str, ...]] = {
     wix_app_keys: ("SELECT", "INSERT", "UPDATE (retired_at)"),
     wix_app_instances: ("SELECT", "INSERT", "UPDATE (removed_at)"),
     projection_checkpoints: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    projection_work: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    dead_letters: ("SELECT", "INSERT", "UPDATE (reason, parked_at, resolved_at, resolution, note)"),
 }
 """What the writer may do to each table of the log. Of the derived tables it may do anything to the rows."""
 SECRET = frozenset({api_tokens})
@@ -214,15 +218,14 @@ ORDER BY 1
 
 def _tables(connection: Connection, schema: str) -> list[tuple[str, bool]]:
     """Every table of the store, with whether it is a partition of events."""
-    named = [*metadata.tables, _VERSION_TABLE, *_derived()]
+    named = [*metadata.tables, _VERSION_TABLE, *_derived(connection)]
     rows = connection.execute(text(_OURS), {"schema": schema, "tables": named})
     return [(row.relname, row.partition) for row in rows]
 
 
-def _derived() -> list[str]:
-    from eventstore.projections.catalogue import projections
-
-    return [model.name for model in projections()]
+def _derived(connection: Connection) -> list[str]:
+    """The projections' tables: each has a checkpoint."""
+    return list(connection.scalars(select(projection_checkpoints.c.name)))
 
 
 def _give_away(connection: Connection, schema: str, owner: str) -> None:
@@ -237,7 +240,7 @@ def _give_away(connection: Connection, schema: str, owner: str) -> None:
 
 
 def _grant(connection: Connection, schema: str, roles: Roles) -> None:
-    derived = set(_derived())
+    derived = set(_derived(connection))
     rights = {table.name: given for table, given in WRITER_RIGHTS.items()}
     secret = {table.name for table in SECRET}
     for name, partition in _tables(connection, schema):
@@ -250,7 +253,7 @@ def _grant(connection: Connection, schema: str, roles: Roles) -> None:
         connection.exec_driver_sql(f"GRANT {', '.join(given)} ON {table} TO {roles.writer}")
         if name not in secret:
             connection.exec_driver_sql(f"GRANT SELECT ON {table} TO {roles.reader}")
-    for numbered in (quarantine, wix_app_keys, wix_app_instances):
+    for numbered in (quarantine, dead_letters, wix_app_keys, wix_app_instances):
         sequence = connection.execute(
             text("SELECT pg_get_serial_sequence(:table, 'id')"), {"table": f"{schema}.{numbered.name}"}
         ).scalar()

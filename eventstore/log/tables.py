@@ -146,6 +146,37 @@ delivery_counts = Table(
 """Deliveries that are no events of the log: duplicates, conflicts, quarantined and refused ones. What was appended is counted
 in the log itself. `day` is the UTC day of receipt (2026-09-01); `reason` says why a delivery was refused, else ""."""
 
+projection_work = Table(
+    "projection_work",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("worker", Text, nullable=False),
+    Column("started_at", UtcMicros, nullable=False),
+    Column("seen_at", UtcMicros, nullable=False),
+    Column("state", JsonText, nullable=False),
+)
+"""Who does or did last what only one may do at a time: `name` is `runner` (follows the log) or `rebuild`. `worker` tells where it
+runs (host and process), `state` how far it is. It informs people; what keeps others out is a lock that ends with its holder."""
+
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", Position, primary_key=True, autoincrement=True),
+    Column("projection", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("site_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("parked_at", UtcMicros, nullable=False),
+    Column("resolved_at", UtcMicros),
+    Column("resolution", Text),
+    Column("note", Text),
+    UniqueConstraint("projection", "position"),
+)
+"""Events that a projection could not take. `subject_id` is the event's coupon, or its entity where it names no coupon: its later
+events wait with it. `resolution` is `retried` or `skipped`; a skipped event is left out of that projection for good."""
+
 projection_checkpoints = Table(
     "projection_checkpoints",
     metadata,

@@ -8,9 +8,11 @@ models from facts, idempotent. That is why one file serves live updates, rebuild
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text
@@ -121,11 +123,60 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+class Catalogue:
+    """The projections of a store, each after the one it reads from. Never changes."""
+
+    def __init__(self, models: Iterable[Projection]) -> None:
+        self.models = tuple(models)
+
+    def __iter__(self) -> Iterator[Projection]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def find(self, name: str) -> Projection:
+        """The projection of that name. Raises NotFound, listing the known ones."""
+        for each in self.models:
+            if each.name == name:
+                return each
+        known = ", ".join(each.name for each in self.models)
+        raise NotFound(f"there is no projection {name!r}; the known ones are {known}")
+
+    def with_dependents(self, names: tuple[str, ...]) -> tuple[Projection, ...]:
+        """The named projections (none named: all) with those they read from and those that read from them, in order.
+
+        What reads from another shares its checkpoint, so they are only ever rebuilt together.
+        """
+        if not names:
+            return self.models
+        roots = {self.root(self.find(name)) for name in names}
+        return tuple(each for each in self.models if self.root(each) in roots)
+
+    def root(self, each: Projection) -> str:
+        """The name of the projection from facts that this one is made of, directly or through others; its own if it is one."""
+        return each.name if each.source == FACTS else self.root(self.find(each.source))
+
+
 @lru_cache(maxsize=1)
-def projections() -> tuple[Projection, ...]:
-    """Every projection, each after the one it reads from."""
+def projections() -> Catalogue:
+    """The projections that every store has."""
     folder = files("eventstore.projections") / "models"
-    return tuple(parse((folder / f"{name}.sql").read_text(encoding="utf-8"), f"{name}.sql") for name in _MODELS)
+    return Catalogue(parse((folder / f"{name}.sql").read_text(encoding="utf-8"), f"{name}.sql") for name in _MODELS)
+
+
+def load_catalogue(folders: Sequence[str | Path] = ()) -> Catalogue:
+    """The store's own projections and those in the folders, in the order given: each folder holds `.sql` models.
+
+    Raises ProjectionError naming the file and what is wrong with it.
+    """
+    models = list(projections())
+    for folder in folders:
+        found = sorted(Path(folder).glob("*.sql"))
+        if not found:
+            raise ProjectionError(f"{folder}: no folder with a `.sql` model")
+        models += [parse(file.read_text(encoding="utf-8"), str(file)) for file in found]
+    return Catalogue(models) if folders else projections()
 
 
 @lru_cache(maxsize=1)
@@ -135,24 +186,5 @@ def facts_sql() -> str:
 
 
 def projection(name: str) -> Projection:
-    """The projection of that name. Raises NotFound, listing the known ones."""
-    for each in projections():
-        if each.name == name:
-            return each
-    known = ", ".join(each.name for each in projections())
-    raise NotFound(f"there is no projection {name!r}; the known ones are {known}")
-
-
-def with_dependents(names: tuple[str, ...]) -> tuple[Projection, ...]:
-    """The named projections (none named: all) with those they read from and those that read from them, in order.
-
-    What reads from another shares its checkpoint, so they are only ever rebuilt together.
-    """
-    if not names:
-        return projections()
-    roots = {_root(projection(name)) for name in names}
-    return tuple(each for each in projections() if _root(each) in roots)
-
-
-def _root(each: Projection) -> str:
-    return each.name if each.source == FACTS else _root(projection(each.source))
+    """The projection of that name that every store has. Raises NotFound, listing the known ones."""
+    return projections().find(name)

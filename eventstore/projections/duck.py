@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from eventstore.errors import ProjectionError
 from eventstore.log.arrow import rows_to_batch
-from eventstore.projections.catalogue import Projection, ProjectionColumn, facts_sql, projections
+from eventstore.projections.catalogue import Projection, ProjectionColumn, facts_sql
 
 MEMORY_LIMIT = "512MB"
 """DuckDB's own memory; past it, it spills to its temporary directory. A rebuild of any size stays under 1.5 GB with it."""
@@ -45,13 +45,13 @@ class ModelSession:
 
     def __init__(
         self,
-        models: Iterable[Projection] | None = None,
+        models: Iterable[Projection],
         *,
         memory_limit: str = MEMORY_LIMIT,
         temp_directory: str | None = None,
         threads: int | None = None,
     ) -> None:
-        self.models = tuple(projections() if models is None else models)
+        self.models = tuple(models)
         self.connection = duckdb.connect(":memory:")
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute(f"SET memory_limit = '{memory_limit}'")

@@ -26,7 +26,7 @@ from eventstore.log import arrow
 from eventstore.log.engine import said, writing
 from eventstore.log.reader import head
 from eventstore.projections import tables
-from eventstore.projections.catalogue import FACTS, Projection, with_dependents
+from eventstore.projections.catalogue import FACTS, Catalogue, Projection
 from eventstore.projections.duck import ModelSession, quoted
 
 _Item = TypeVar("_Item")
@@ -65,15 +65,19 @@ class RebuildResult:
 
 
 def rebuild_projections(
-    engine: Engine, names: tuple[str, ...] = (), *, on_progress: Callable[[RebuildProgress], None] | None = None
+    engine: Engine,
+    catalogue: Catalogue,
+    names: tuple[str, ...] = (),
+    *,
+    on_progress: Callable[[RebuildProgress], None] | None = None,
 ) -> RebuildResult:
     """Rebuild the named projections (none named: all) and those that hang together with them.
 
     Raises NotFound for an unknown name and ProjectionError for an event that a model cannot take; the old tables then stay
     as they were.
     """
-    models = with_dependents(names)
-    tables.ensure(engine)
+    models = catalogue.with_dependents(names)
+    tables.ensure(engine, catalogue)
     rebuild = _Rebuild(engine, models, on_progress)
     try:
         return rebuild.run()

@@ -23,7 +23,7 @@ from eventstore.log import arrow
 from eventstore.log.engine import said, write_transaction
 from eventstore.log.schema import head_size
 from eventstore.projections import tables
-from eventstore.projections.catalogue import FACTS, Projection, projections
+from eventstore.projections.catalogue import FACTS, Catalogue, Projection
 from eventstore.projections.duck import ModelSession, quoted
 
 STEP_EVENTS = 50_000
@@ -48,8 +48,9 @@ Rows = list[tuple[Any, ...]]
 class Runner:
     """Steps the projections of one engine. `catch_up` may be called from any thread; steps are taken one at a time."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, catalogue: Catalogue) -> None:
         self._engine = engine
+        self._catalogue = catalogue
         self._lock = threading.Lock()
         self._session: ModelSession | None = None
         self._wake = threading.Event()
@@ -84,7 +85,7 @@ class Runner:
         """The position up to which every projection has taken the log in."""
         with self._engine.connect() as connection:
             found = tables.positions(connection)
-        return min((found.get(model.name, 0) for model in projections()), default=0)
+        return min((found.get(model.name, 0) for model in self._catalogue), default=0)
 
     def start(self) -> None:
         """Run in a thread of its own until `stop`."""
@@ -153,15 +154,15 @@ class Runner:
         with self._engine.connect() as connection:
             head = head_size(connection)
             at = tables.positions(connection)
-        start = min(at[model.name] for model in projections())
+        start = min(at[model.name] for model in self._catalogue)
         if start >= head:
             return start, head
-        models = [model for model in projections() if at[model.name] == start]
+        models = [model for model in self._catalogue if at[model.name] == start]
         ahead = [position for position in at.values() if position > start]
         until = min([start + most, head, *ahead])
         if self._session is None:
             # A step is too small to be shared out, and those who append need the other cores.
-            self._session = ModelSession(threads=1)
+            self._session = ModelSession(self._catalogue, threads=1)
         with arrow.event_batches(self._engine, after=start, until=until) as batch:
             facts = batch.read_all()
         try:

@@ -37,26 +37,27 @@ from eventstore.log.insert import BulkInsert
 from eventstore.log.records import now
 from eventstore.log.roles import act_as_owner, share_derived
 from eventstore.log.tables import projection_checkpoints as checkpoints
-from eventstore.projections.catalogue import Projection, projections, with_dependents
+from eventstore.projections.catalogue import Catalogue, Projection
 
 SHADOW = "__shadow_"
 """Stands between a projection's name and the run's in the name of a table that a rebuild is filling."""
 
 
-def ensure(engine: Engine) -> None:
+def ensure(engine: Engine, catalogue: Catalogue) -> None:
     """Make the tables and checkpoints that are not there.
 
     A model of another version starts over from an empty table, and so do those that share its checkpoint.
     """
     with engine.connect() as connection:
-        if versions(connection) == {model.name: model.version for model in projections()}:
+        known = versions(connection)
+        if all(known.get(model.name) == model.version for model in catalogue):
             return
     with engine.connect() as plain:
         connection = writing(plain)
         with connection.begin():
             known = versions(connection)
-            stale = tuple(model.name for model in projections() if known.get(model.name) != model.version)
-            for model in with_dependents(stale) if stale else ():
+            stale = tuple(model.name for model in catalogue if known.get(model.name) != model.version)
+            for model in catalogue.with_dependents(stale) if stale else ():
                 make(connection, model, model.name)
                 set_checkpoint(connection, model, 0)
 
@@ -183,10 +184,10 @@ def _plain(model: Projection, name: str | None = None) -> Table:
     return Table(name or model.name, MetaData(), *columns)
 
 
-def check_versions(connection: Connection) -> None:
+def check_versions(connection: Connection, catalogue: Catalogue) -> None:
     """Raise ProjectionError if a table was made by another version of its model than this program's."""
     known = versions(connection)
-    for model in projections():
+    for model in catalogue:
         if known.get(model.name) != model.version:
             raise ProjectionError(
                 f"the table {model.name} is of version {known.get(model.name)}, this program's model of version "

@@ -27,7 +27,7 @@ FROM_FACTS = [model.name for model in projections() if model.source == FACTS]
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[ModelSession]:
-    opened = ModelSession()
+    opened = ModelSession(projections())
     yield opened
     opened.close()
 

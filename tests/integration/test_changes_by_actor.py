@@ -13,6 +13,7 @@ from hypothesis import given
 import analytics
 from analytics.connect import ACTOR_COLUMNS
 from eventstore.event import Account, Actor, Event, Source
+from eventstore.projections.catalogue import projections
 from eventstore.projections.duck import ModelSession
 from eventstore.store import EventStore
 from tests.commands import Command
@@ -140,7 +141,7 @@ def test_columns_that_tell_of_people_say_so(store: EventStore) -> None:
 
 
 def test_no_projection_is_given_the_identity_of_anyone() -> None:
-    session = ModelSession()
+    session = ModelSession(projections())
     try:
         made = {row[0] for row in session.connection.execute("DESCRIBE facts").fetchall()}
     finally:

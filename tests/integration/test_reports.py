@@ -397,7 +397,7 @@ def test_columns_have_their_types_and_say_what_they_are(connection: analytics.An
         "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
     ).fetchall()
     found = {(table, column): (type_, comment) for table, column, type_, comment in told}
-    session = ModelSession()
+    session = ModelSession(projections())
     for model in projections():
         made = dict(
             session.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {model.name})").fetchall()

@@ -86,7 +86,7 @@ def test_two_runners_at_once_on_one_store_take_each_event_once(
 
     def follow(_: int) -> None:
         engine = make_engine(store.engine.url.render_as_string(hide_password=False))
-        one = Runner(engine)
+        one = Runner(engine, store.catalogue)
         try:
             while one.catch_up() < store.head():
                 pass

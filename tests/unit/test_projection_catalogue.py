@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 
 import pytest
 
 from eventstore.errors import NotFound, ProjectionError
 from eventstore.log.tables import metadata
-from eventstore.projections.catalogue import FACTS, Projection, parse, projection, projections, with_dependents
+from eventstore.projections.catalogue import FACTS, Projection, parse, projection, projections
 from eventstore.projections.duck import ModelSession
 
 GOOD = """-- projection: uses
@@ -31,7 +32,7 @@ SELECT site_id, coupon_id, sum(uses)::BIGINT AS uses, any_value(_memory) AS _mem
 """
 
 
-def names(models: tuple[Projection, ...]) -> list[str]:
+def names(models: Iterable[Projection]) -> list[str]:
     return [model.name for model in models]
 
 
@@ -107,7 +108,7 @@ def test_every_file_of_the_models_folder_is_in_the_catalogue() -> None:
     assert found - {"__pycache__"} == set(names(projections()))
 
 
-@pytest.mark.parametrize("model", projections(), ids=lambda model: model.name)
+@pytest.mark.parametrize("model", projections().models, ids=lambda model: model.name)
 class TestEveryModel:
     def test_is_named_as_its_file(self, model: Projection) -> None:
         text = (files("eventstore.projections") / "models" / f"{model.name}.sql").read_text(encoding="utf-8")
@@ -138,7 +139,7 @@ class TestEveryModel:
             assert model.watched
 
     def test_makes_exactly_the_columns_that_its_header_declares(self, model: Projection) -> None:
-        session = ModelSession()
+        session = ModelSession(projections())
         try:
             made = session.connection.execute(f"DESCRIBE {model.name}__merged").fetchall()
         finally:
@@ -166,11 +167,11 @@ def test_a_model_stands_behind_the_one_it_reads_from() -> None:
 
 
 def test_models_that_share_a_checkpoint_are_named_together() -> None:
-    assert names(with_dependents(())) == names(projections())
-    assert names(with_dependents(("coupons",))) == ["coupons"]
-    assert names(with_dependents(("redemptions",))) == ["redemptions", "coupon_usage"]
-    assert names(with_dependents(("coupon_usage",))) == ["redemptions", "coupon_usage"]
-    assert names(with_dependents(("loyalty_coupons", "coupons"))) == ["coupons", "loyalty_coupons"]
+    assert names(projections().with_dependents(())) == names(projections())
+    assert names(projections().with_dependents(("coupons",))) == ["coupons"]
+    assert names(projections().with_dependents(("redemptions",))) == ["redemptions", "coupon_usage"]
+    assert names(projections().with_dependents(("coupon_usage",))) == ["redemptions", "coupon_usage"]
+    assert names(projections().with_dependents(("loyalty_coupons", "coupons"))) == ["coupons", "loyalty_coupons"]
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
