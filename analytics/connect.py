@@ -23,7 +23,7 @@ what a later query names shows the moment that it was read at. To have everythin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -33,14 +33,14 @@ from typing import Any, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, column, select, table
+from sqlalchemy import Connection, Engine, FromClause, column, select, table
 
 from eventstore.errors import InputError, NotFound
 from eventstore.log import arrow, schema
 from eventstore.log.engine import is_sqlite, make_engine
 from eventstore.log.tables import delivery_counts
 from eventstore.projections import tables
-from eventstore.projections.catalogue import FACTS, Catalogue, ProjectionColumn, facts_sql, load_catalogue
+from eventstore.projections.catalogue import FACTS, Catalogue, Projection, ProjectionColumn, facts_sql, load_catalogue
 from eventstore.projections.duck import decode_column, quoted, stored_schema
 
 Parameters = Mapping[str, object] | Sequence[object] | None
@@ -102,10 +102,12 @@ _DUCK_TYPES = {
     "decimal": "DECIMAL(18,6)",
     "json": "JSON",
 }
-_JSON_TYPES = {"by_app": "MAP(VARCHAR, BIGINT)", "later_event_ids": "VARCHAR[]"}
-"""What the JSON columns hold; a test compares with the models."""
-_DATES = ("day",)
-"""The columns that are stored as text and hold a date."""
+_CLOSER_TYPES = {
+    ("coupon_usage", "by_app"): "MAP(VARCHAR, BIGINT)",
+    ("redemptions", "later_event_ids"): "VARCHAR[]",
+    (DELIVERIES, "day"): "DATE",
+}
+"""The columns that hold something closer than their stored type says; a test compares with the models."""
 
 _LOCK_DOWN = (
     "SET TimeZone = 'UTC'",
@@ -144,6 +146,7 @@ class AnalyticsConnection:
         self._owns_engine = owns_engine
         self._memory_limit = memory_limit
         self._positions: dict[str, int] = {}
+        self._behind: list[str] = []
         try:
             self.duckdb = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         except duckdb.Error as error:
@@ -176,6 +179,12 @@ class AnalyticsConnection:
         return tuple(name for name in self.tables if name in self._positions)
 
     @property
+    def behind(self) -> tuple[str, ...]:
+        """The loaded projections that do not follow the log: an older version of their model made them, or they were left
+        behind. Columns that an older table lacks are NULL. `eventstore upgrade` rebuilds them."""
+        return tuple(self._behind)
+
+    @property
     def position(self) -> int:
         """The position of the log up to which every loaded table shows it; 0 before anything is loaded."""
         return min(self._positions.values(), default=0)
@@ -199,6 +208,11 @@ class AnalyticsConnection:
         if len(statements) != 1:
             raise InputError(f"one query is wanted here, not {len(statements)} statements; `execute` takes several")
         return self._with_tables(statements[0], partial(self.duckdb.sql, statements[0], params=parameters))
+
+    def _built(self) -> list[str]:
+        with self.engine.connect() as connection:
+            known = tables.versions(connection)
+        return [model.name for model in self.catalogue if known.get(model.name, tables.NEVER_BUILT)]
 
     def _with_tables(self, statement: duckdb.Statement, run: Callable[[], _Result]) -> _Result:
         named = self._named(statement)
@@ -231,10 +245,10 @@ class AnalyticsConnection:
     def load(self, *names: str) -> duckdb.DuckDBPyConnection:
         """Read the named tables (none named: the projections) that are not there yet; returns the DuckDB connection.
 
-        Raises NotFound for an unknown name, ProjectionError if a table is of another version than this program's model, and
-        InputError if the memory limit does not suffice.
+        Raises NotFound for an unknown name, ProjectionError for a projection that has not been built yet, and InputError if
+        the memory limit does not suffice.
         """
-        wanted = dict.fromkeys(names or [model.name for model in self.catalogue])
+        wanted = dict.fromkeys(names or self._built())
         for name in wanted:
             if name not in self.tables:
                 raise NotFound(f"there is no table {name!r}; there are {', '.join(self.tables)}")
@@ -242,27 +256,38 @@ class AnalyticsConnection:
         if not missing:
             return self.duckdb
         with _one_moment(self.engine) as connection:
-            tables.check_versions(connection, self.catalogue)
             positions = tables.positions(connection)
             head = schema.head_size(connection)
             for name in missing:
                 if name == DELIVERIES:
-                    self._load_stored(connection, name, delivery_counts.name, _DELIVERIES_ABOUT, DELIVERY_COLUMNS)
+                    self._load_stored(connection, name, _deliveries(), _DELIVERIES_ABOUT, DELIVERY_COLUMNS)
                     self._positions[name] = head
                 elif name not in (FACTS, EVENTS):
-                    model = self.catalogue.find(name)
-                    self._load_stored(connection, name, name, model.about, model.shown)
+                    self._load_model(connection, self.catalogue.find(name))
                     self._positions[name] = positions[name]
         # What stands below a position never changes: the log needs no transaction, and may take its time.
         if FACTS in missing or EVENTS in missing:
             self._load_log(head)
         return self.duckdb
 
+    def _load_model(self, connection: Connection, model: Projection) -> None:
+        about = model.about
+        if model in tables.behind(connection, self.catalogue):
+            self._behind.append(model.name)
+            about += " As an older version of its model made it; `eventstore upgrade` rebuilds it."
+        self._load_stored(connection, model.name, tables.served(connection, model, encoded=True), about, model.shown)
+
     def _load_stored(
-        self, connection: Connection, name: str, stored: str, about: str, columns: Sequence[ProjectionColumn]
+        self, connection: Connection, name: str, stored: FromClause, about: str, columns: Sequence[ProjectionColumn]
     ) -> None:
+        types = {each.name: duck_type(name, each) for each in columns}
+        decoded = ", ".join(f"CAST({decode_column(each, types[each.name])} AS {types[each.name]})" for each in columns)
+        schema = stored_schema(columns)
         with self._making(name, about, columns) as target:
-            self._insert_rows(target, columns, _stored_rows(connection, stored, columns))
+            for rows in _stored_rows(connection, stored, columns):
+                piece = pa.Table.from_batches([arrow.rows_to_batch(rows, schema)])
+                with self._registered("batch", piece):
+                    self.duckdb.execute(f"INSERT INTO {target} SELECT {decoded} FROM batch")
 
     def _load_log(self, head: int) -> None:
         shown = (*FACT_COLUMNS, *ACTOR_COLUMNS)
@@ -282,7 +307,7 @@ class AnalyticsConnection:
     def _making(self, name: str, about: str, columns: Sequence[ProjectionColumn]) -> Iterator[str]:
         """A new table to fill, which takes its name only when it is complete."""
         target = quoted(f"{name}__loading")
-        typed = ", ".join(f"{quoted(each.name)} {duck_type(each)}" for each in columns)
+        typed = ", ".join(f"{quoted(each.name)} {duck_type(name, each)}" for each in columns)
         self.duckdb.execute(f"CREATE TABLE {target} ({typed})")
         try:
             yield target
@@ -293,16 +318,6 @@ class AnalyticsConnection:
                 raise self._too_large(f"the table {name}") from error
             raise
         self._comment("TABLE", name, about, columns)
-
-    def _insert_rows(
-        self, target: str, columns: Sequence[ProjectionColumn], pieces: Iterable[Sequence[Sequence[Any]]]
-    ) -> None:
-        decoded = ", ".join(f"CAST({decode_column(each, duck_type(each))} AS {duck_type(each)})" for each in columns)
-        stored = stored_schema(columns)
-        for rows in pieces:
-            piece = pa.Table.from_batches([arrow.rows_to_batch(rows, stored)])
-            with self._registered("batch", piece):
-                self.duckdb.execute(f"INSERT INTO {target} SELECT {decoded} FROM batch")
 
     @contextmanager
     def _registered(self, name: str, piece: pa.Table) -> Iterator[None]:
@@ -328,16 +343,16 @@ def connect(
     *,
     memory_limit: str = MEMORY_LIMIT,
     catch_up: bool = True,
-    projections: Sequence[str | Path] = (),
+    projections: Sequence[str | Path] | Catalogue = (),
 ) -> AnalyticsConnection:
     """Open the store at a URL, a SQLite path or an engine for questions in SQL.
 
-    `projections`: folders with models of your own, whose tables can then be asked too.
+    `projections`: folders with models of your own, whose tables can then be asked too, or the `catalogue` of an open store.
 
     The projections are caught up with the log first; `catch_up=False` takes them as they are and writes nothing, as it must
     be for a database role that may only read. Raises StoreNotReady if there is no store of this program's revision.
     """
-    catalogue = load_catalogue(projections)
+    catalogue = projections if isinstance(projections, Catalogue) else load_catalogue(projections)
     engine = store if isinstance(store, Engine) else make_engine(store)
     owns_engine = engine is not store
     try:
@@ -351,11 +366,9 @@ def connect(
         raise
 
 
-def duck_type(each: ProjectionColumn) -> str:
-    """The DuckDB type of a column."""
-    if each.name in _DATES:
-        return "DATE"
-    return _JSON_TYPES.get(each.name, _DUCK_TYPES[each.type])
+def duck_type(name: str, each: ProjectionColumn) -> str:
+    """The DuckDB type of a column of the table `name`."""
+    return _CLOSER_TYPES.get((name, each.name), _DUCK_TYPES[each.type])
 
 
 @lru_cache(maxsize=1)
@@ -374,6 +387,11 @@ def _catch_up(engine: Engine, catalogue: Catalogue) -> None:
         runner.stop()
 
 
+def _deliveries() -> FromClause:
+    shown: Sequence[Any] = [column(each.name) for each in DELIVERY_COLUMNS]
+    return table(delivery_counts.name, *shown)
+
+
 @contextmanager
 def _one_moment(engine: Engine) -> Iterator[Connection]:
     """A transaction all of whose reads show the same state; SQLite's do as they are."""
@@ -385,11 +403,10 @@ def _one_moment(engine: Engine) -> Iterator[Connection]:
 
 
 def _stored_rows(
-    connection: Connection, name: str, columns: Sequence[ProjectionColumn]
+    connection: Connection, stored: FromClause, columns: Sequence[ProjectionColumn]
 ) -> Iterator[Sequence[Sequence[Any]]]:
     """The rows of a table of the store in its own encodings, a piece at a time."""
-    shown: Sequence[Any] = [column(each.name) for each in columns]
-    statement = select(*shown).select_from(table(name))
+    statement = select(*[stored.c[each.name] for each in columns])
     with connection.execute(statement, execution_options={"yield_per": PIECE_ROWS}) as result:
         yield from result.partitions()
 

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     projections: tuple[Path, ...] = Field(
         (), description="Folders with projections of your own, beside those that every store has."
     )
+    project: bool = Field(
+        True, description="Whether `serve` follows the log with the projections; if not, `eventstore project` has to."
+    )
     queue_events: int = Field(20_000, ge=1, description="Events that may wait for the writer; past that, 503.")
 
     @classmethod

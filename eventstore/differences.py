@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, and_, select
 
 from eventstore.event import Amount, Coupon, UtcTime
+from eventstore.projections import tables
 from eventstore.projections.catalogue import projection
 
 
@@ -76,13 +77,15 @@ class Facts(BaseModel):
 
     def changes(self, wix_says: Facts) -> dict[str, dict[str, Any]]:
         """Each fact that Wix has otherwise: its name → ours and Wix's."""
-        found = {}
-        for name in Facts.model_fields:
-            ours, theirs = getattr(self, name), getattr(wix_says, name)
-            untold = name in _MAY_BE_UNTOLD and (ours is None or theirs is None)
-            if not untold and _to_the_second(ours) != _to_the_second(theirs):
-                found[name] = {"ours": ours, "wix": theirs}
-        return found
+        return {name: {"ours": ours, "wix": theirs} for name, ours, theirs in self.differing(wix_says)}
+
+    def differing(self, other: Self) -> Iterator[tuple[str, Any, Any]]:
+        """Each fact that the other has otherwise, with the value here and there."""
+        for name in type(self).model_fields:
+            here, there = getattr(self, name), getattr(other, name)
+            untold = name in _MAY_BE_UNTOLD and (here is None or there is None)
+            if not untold and _to_the_second(here) != _to_the_second(there):
+                yield name, here, there
 
 
 _MAY_BE_UNTOLD: Final = frozenset({"active", "created_at"})
@@ -134,25 +137,24 @@ def compare(site_id: str, coupon: Coupon, observed_at: datetime, known: Known | 
 
 def known_coupons(engine: Engine, site_id: str, coupon_ids: Collection[str]) -> dict[str, Known]:
     """What the projections know of these coupons of a site, by id, looked up with one statement."""
-    coupon = projection("coupons").table
-    usage = projection("coupon_usage").table
-    statement = (
-        select(
-            coupon.c.coupon_id,
-            *[coupon.c[name] for name in Facts.model_fields],
-            coupon.c.deleted,
-            coupon.c.last_event_time,
-            coupon.c.snapshot_event_id,
-            usage.c.times_used,
-        )
-        .select_from(
-            coupon.outerjoin(usage, and_(usage.c.site_id == coupon.c.site_id, usage.c.coupon_id == coupon.c.coupon_id))
-        )
-        .where(coupon.c.site_id == site_id, coupon.c.coupon_id.in_(coupon_ids))
-    )
     if not coupon_ids:
         return {}
     with engine.connect() as connection:
+        coupon = tables.served(connection, projection("coupons"))
+        usage = tables.served(connection, projection("coupon_usage"))
+        same = and_(usage.c.site_id == coupon.c.site_id, usage.c.coupon_id == coupon.c.coupon_id)
+        statement = (
+            select(
+                coupon.c.coupon_id,
+                *[coupon.c[name] for name in Facts.model_fields],
+                coupon.c.deleted,
+                coupon.c.last_event_time,
+                coupon.c.snapshot_event_id,
+                usage.c.times_used,
+            )
+            .select_from(coupon.outerjoin(usage, same))
+            .where(coupon.c.site_id == site_id, coupon.c.coupon_id.in_(coupon_ids))
+        )
         return {row.coupon_id: _known(row._mapping) for row in connection.execute(statement)}
 
 

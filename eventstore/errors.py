@@ -119,6 +119,14 @@ class ProjectionError(EventStoreError):
     """A projection model is wrong or met an event that it cannot take; the message names the model and the position."""
 
 
+class RebuildUnderWay(EventStoreError):
+    """The projections are being rebuilt already; the message says by whom and since when."""
+
+
+class RebuildAborted(ProjectionError):
+    """The rebuild was asked to stop (`rebuild-projections --abort`), and has left everything as it was."""
+
+
 class ReportError(EventStoreError):
     """An unknown report, or a parameter of the wrong type; the message lists what there is."""
 

@@ -124,7 +124,7 @@ class Reconciliation:
     def _absent(self) -> Iterator[Difference]:
         after = None
         while page := self._store.coupons(site_id=self.site_id, deleted=False, after=after, limit=LOOKUP_COUPONS):
-            after = views.cursor(page[-1])
+            after = views.cursor(page[-1].site_id, page[-1].coupon_id)
             for state in page:
                 if self._memory.execute(_NAMED, {"id": state.coupon_id}).fetchone():
                     continue

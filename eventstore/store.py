@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -40,14 +40,20 @@ from eventstore.log.reader import Filter
 from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, prepare
 from eventstore.log.tail import Tail
 from eventstore.log.writer import QUEUE_EVENTS, Writer
-from eventstore.projections import tables, views
+from eventstore.projections import listing, rebuild_work, tables, views
 from eventstore.projections.catalogue import load_catalogue
-from eventstore.projections.views import CouponState
+from eventstore.projections.views import CouponState, CouponStatus, Page
 
 if TYPE_CHECKING:
     from eventstore.bulk import IngestProgress
+    from eventstore.projections.asof import Sessions
+    from eventstore.projections.dead_letters import DeadLetter
+    from eventstore.projections.history import HistoryEntry, Order
     from eventstore.projections.rebuild import RebuildProgress, RebuildResult
+    from eventstore.projections.rebuild_work import RebuildStatus
+    from eventstore.projections.retrying import Revived
     from eventstore.projections.runner import Runner
+    from eventstore.projections.upgrade import Upgraded
     from eventstore.quarantine import Entry, KeptEntry
     from eventstore.readers import Readers
     from eventstore.reconcile import Reconciliation
@@ -82,6 +88,7 @@ class EventStore:
         self._refusals = Refusals()
         self._runner: Runner | None = None
         self._readers: Readers | None = None
+        self._sessions: Sessions | None = None
         self._making = Lock()
         self._maintainer: partitions.Maintainer | None = None
         self.hints = Hints(self.engine)
@@ -110,6 +117,8 @@ class EventStore:
             else:
                 schema.require_ready(store.engine)
                 tables.ensure(store.engine, store.catalogue)
+            # What a rebuild that was killed has left: nothing, as a rule, and quickly seen.
+            rebuild_work.clear_up(store.engine)
         except BaseException:
             store.engine.dispose()
             raise
@@ -129,6 +138,8 @@ class EventStore:
         if self._announcer is not None:
             self._announcer.close()
         self.hints.close()
+        if self._sessions is not None:
+            self._sessions.close()
         with suppress(SQLAlchemyError):
             self.flush_refusals()
         if self._runner is not None:
@@ -178,6 +189,11 @@ class EventStore:
     def submit(self, entries: list[Prepared | Rejected]) -> Future[list[Outcome]]:
         """Hand prepared entries to the writer; the future gives one outcome each. Raises StoreUnavailable when too many wait."""
         return self._writer.submit(entries)
+
+    @property
+    def waiting(self) -> int:
+        """Events that wait for this store's writer."""
+        return self._writer.waiting
 
     def submit_patiently(self, entries: list[Prepared | Rejected]) -> Future[list[Outcome]]:
         """`submit` for bulk callers, who wait for room in the queue rather than fail: up to APPEND_TIMEOUT seconds."""
@@ -469,17 +485,84 @@ class EventStore:
         """Take everything the log holds into the projections, now; returns the position reached."""
         return self.runner.catch_up(on_progress=on_progress)
 
-    def wait(self, position: int, timeout: float = 10.0) -> bool:
-        """Wait until the live projections have taken in `position` (read your own writes); False when the time is up."""
-        return self.runner.wait(position, timeout)
+    def wait(self, position: int, timeout: float = 10.0, *, projections: Sequence[str] = ()) -> bool:
+        """Wait until the projections have taken in `position` (read your own writes); False when the time is up.
+
+        Whichever process follows the log. `projections`: only those; else all that every store has, and your own that are
+        followed.
+        """
+        return self.runner.wait(position, timeout, names=projections)
 
     def rebuild_projections(
-        self, *names: str, on_progress: Callable[[RebuildProgress], None] | None = None
+        self,
+        *names: str,
+        from_original: bool = False,
+        keep: bool = True,
+        memory_limit: str | None = None,
+        on_progress: Callable[[RebuildProgress], None] | None = None,
     ) -> RebuildResult:
-        """Rebuild the named projections (none named: all) from the log. Raises NotFound for an unknown name."""
+        """Rebuild the named projections (none named: all) from the log, while ingestion and readers go on.
+
+        `from_original`: of what today's readers make of the original deliveries. `keep`: what is replaced stays as NAME__old
+        until the next rebuild. `memory_limit`: DuckDB's, as "512MB". Raises NotFound for an unknown name, RebuildUnderWay,
+        RebuildAborted, and ProjectionError for an event that a model cannot take; the tables are then as they were.
+        """
+        from eventstore.projections.duck import MEMORY_LIMIT
         from eventstore.projections.rebuild import rebuild_projections
 
-        return rebuild_projections(self.engine, self.catalogue, names, on_progress=on_progress)
+        return rebuild_projections(
+            self.engine,
+            self.catalogue,
+            names,
+            from_original=from_original,
+            keep=keep,
+            memory_limit=MEMORY_LIMIT if memory_limit is None else memory_limit,
+            on_progress=on_progress,
+        )
+
+    def projections_behind(self) -> tuple[str, ...]:
+        """The projections whose tables today's models have not made, or not of all events: `upgrade` rebuilds them. Older
+        tables are served meanwhile, what they lack as null."""
+        with self.engine.connect() as connection:
+            return tuple(model.name for model in tables.behind(connection, self.catalogue))
+
+    def upgrade(self, *, on_progress: Callable[[RebuildProgress], None] | None = None) -> Upgraded:
+        """Bring the store to this program: migrate its schema, rebuild the projections that are behind. Safe to repeat.
+
+        Servers go on meanwhile, and serve the older tables until they are replaced. Raises StoreNotReady where there is no
+        store or a newer one, NotOwner, and what `rebuild_projections` raises.
+        """
+        from eventstore.projections.upgrade import upgrade
+
+        return upgrade(self.engine, self.catalogue, on_progress=on_progress)
+
+    def projection_rows(
+        self,
+        name: str,
+        *,
+        site_id: str | None = None,
+        after: Mapping[str, Any] | None = None,
+        limit: int = listing.PAGE_ROWS,
+    ) -> list[dict[str, Any]]:
+        """A page of a projection's rows, one of your own for example, in the order of its key; `after`: the last row of the
+        page before. Raises NotFound for an unknown projection, ProjectionError for one that has not been built yet."""
+        return listing.rows(self.engine, self.catalogue.find(name), site_id=site_id, after=after, limit=limit)
+
+    def stream_projection(self, name: str, *, site_id: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every row of a projection in the order of its key, in bounded memory. Raises as `projection_rows` does."""
+        return listing.all_rows(self.engine, self.catalogue.find(name), site_id=site_id)
+
+    def rebuild_status(self) -> RebuildStatus | None:
+        """The rebuild under way, or the last one; None before the first. Clears up after one that was killed."""
+        return rebuild_work.rebuild_status(self.engine, self.catalogue)
+
+    def abort_rebuild(self) -> RebuildStatus | None:
+        """Ask the rebuild under way to stop, in whatever process; it does so within a second or two and changes nothing."""
+        return rebuild_work.abort_rebuild(self.engine, self.catalogue)
+
+    def drop_kept_tables(self) -> list[str]:
+        """Drop the tables that rebuilds have replaced and kept; their names. Raises RebuildUnderWay, NotOwner."""
+        return rebuild_work.drop_kept(self.engine, self.catalogue)
 
     def coupons(
         self,
@@ -488,29 +571,182 @@ class EventStore:
         code: str | None = None,
         deleted: bool | None = None,
         after: str | None = None,
+        status: CouponStatus | None = None,
         limit: int = views.PAGE_COUPONS,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_position: int | None = None,
     ) -> list[CouponState]:
-        """A page of coupons with their usage, in (site, coupon id) order; `code` is compared without case."""
-        return views.coupons(self.engine, site_id=site_id, code=code, deleted=deleted, after=after, limit=limit)
+        """At most `limit` coupons with their usage, in (site, coupon id) order; `code` is compared without case.
 
-    def coupon(self, coupon_id: str, *, site_id: str | None = None) -> CouponState:
-        """One coupon by its id. Raises NotFound, and InputError if several sites have that id and none is given."""
-        found = views.coupons(self.engine, site_id=site_id, coupon_id=coupon_id, limit=2)
+        As they are now, or as of a moment. `as_of`: what was true then, of the events that had happened. `known_at` or
+        `at_position`: what was known then, of the events that had been recorded. Both: what was known at one time of what was
+        true at another; code, deletion and status are those of the moment. Raises StoreUnavailable for a position that the
+        live projections have not reached.
+        """
+        found: list[CouponState] = []
+        while len(found) < limit:
+            page = self.coupons_page(
+                site_id=site_id,
+                code=code,
+                deleted=deleted,
+                status=status,
+                after=after,
+                limit=limit - len(found),
+                as_of=as_of,
+                known_at=known_at,
+                at_position=at_position,
+            )
+            found += page.coupons
+            if page.next is None:
+                break
+            after = page.next
+        return found
+
+    def coupons_page(
+        self,
+        *,
+        site_id: str | None = None,
+        code: str | None = None,
+        deleted: bool | None = None,
+        status: CouponStatus | None = None,
+        after: str | None = None,
+        limit: int = views.PAGE_COUPONS,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_position: int | None = None,
+    ) -> Page:
+        """A page of `coupons` and the `after` of the one that follows. As of a moment a page may be short, and others follow."""
+        if as_of is None and known_at is None and at_position is None:
+            return views.coupons(
+                self.engine, site_id=site_id, code=code, deleted=deleted, status=status, after=after, limit=limit
+            )
+        from eventstore.projections import asof
+
+        return asof.coupons(
+            self.engine,
+            self._as_of_sessions,
+            site_id=site_id,
+            code=code,
+            deleted=deleted,
+            status=status,
+            after=after,
+            limit=limit,
+            as_of=as_of,
+            known_at=known_at,
+            at_position=at_position,
+        )
+
+    def coupon(
+        self,
+        coupon_id: str,
+        *,
+        site_id: str | None = None,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_position: int | None = None,
+    ) -> CouponState:
+        """One coupon by its id, as it is now or as of a moment (see `coupons`), of which a future one only moves its status.
+
+        Raises NotFound, and InputError if several sites have that id and none is given.
+        """
+        if as_of is not None or known_at is not None or at_position is not None:
+            from eventstore.projections import asof
+
+            return asof.coupon(
+                self.engine,
+                self._as_of_sessions,
+                coupon_id,
+                site_id=site_id,
+                as_of=as_of,
+                known_at=known_at,
+                at_position=at_position,
+            )
+        found = views.coupons(self.engine, site_id=site_id, coupon_id=coupon_id, limit=2).coupons
         if not found:
             raise NotFound(f"no coupon {coupon_id!r} in the store")
         if len(found) > 1:
             raise InputError(f"several sites have a coupon {coupon_id!r}: say which site")
         return found[0]
 
+    @property
+    def _as_of_sessions(self) -> Sessions:
+        with self._making:
+            if self._sessions is None:
+                from eventstore.projections.asof import Sessions
+
+                self._sessions = Sessions()
+            return self._sessions
+
+    def projection_as_of(
+        self,
+        name: str,
+        *,
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_position: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of any projection as of a moment (see `coupons`; none given: of the whole log), in key order.
+
+        The whole log is read for it, in bounded memory. Raises NotFound for an unknown name.
+        """
+        from eventstore.projections import asof
+
+        return asof.rows(self.engine, self.catalogue, name, as_of=as_of, known_at=known_at, at_position=at_position)
+
     def history(
-        self, coupon_id: str, *, site_id: str | None = None, after: int = 0, limit: int = reader.PAGE_EVENTS
-    ) -> list[RecordedEvent]:
-        """A page of the coupon's events in the order they were recorded. Raises NotFound for an unknown coupon."""
-        site = site_id if site_id is not None else self.coupon(coupon_id).site_id
-        found = self.read(site_id=site, coupon_id=coupon_id, after=after, limit=limit)
-        if not found and after == 0:
-            raise NotFound(f"no coupon {coupon_id!r} in the store")
-        return found
+        self,
+        coupon_id: str,
+        *,
+        site_id: str | None = None,
+        after: int = 0,
+        limit: int = reader.PAGE_EVENTS,
+        order: Order | str = "recorded",
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_position: int | None = None,
+    ) -> list[HistoryEntry]:
+        """A page of what happened to a coupon, with what each event changed and what is odd about it.
+
+        In the order recorded, or "happened": by event time. `after` is the position of the last entry of the page before.
+        With a moment (see `coupons`), the events that count then. Raises NotFound for an unknown coupon.
+        """
+        from eventstore.projections import history
+
+        return history.page(
+            self.engine,
+            site_id if site_id is not None else self.coupon(coupon_id).site_id,
+            coupon_id,
+            after=after,
+            limit=limit,
+            order=history.Order(order),
+            as_of=as_of,
+            known_at=known_at,
+            at_position=at_position,
+        )
+
+    def stream_history(
+        self,
+        coupon_id: str,
+        *,
+        site_id: str | None = None,
+        order: Order | str = "recorded",
+        as_of: datetime | None = None,
+        known_at: datetime | None = None,
+        at_position: int | None = None,
+    ) -> Iterator[HistoryEntry]:
+        """The whole `history` of a coupon, however long, a page in memory at a time."""
+        from eventstore.projections import history
+
+        return history.stream(
+            self.engine,
+            site_id if site_id is not None else self.coupon(coupon_id).site_id,
+            coupon_id,
+            order=history.Order(order),
+            as_of=as_of,
+            known_at=known_at,
+            at_position=at_position,
+        )
 
     def status(self) -> Status:
         """Sizes, positions and the state of the guards."""
@@ -591,6 +827,51 @@ class EventStore:
         from eventstore.quarantine import resolve_quarantined
 
         resolve_quarantined(self.engine, ids, note)
+
+    # Dead letters
+
+    def dead_letters(
+        self,
+        *,
+        projection: str | None = None,
+        site_id: str | None = None,
+        resolved: bool = False,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[DeadLetter]:
+        """A page of the events that a projection could not take and whose coupons wait, oldest first; `resolved`: also those
+        dealt with."""
+        from eventstore.projections.dead_letters import list_dead_letters
+
+        return list_dead_letters(
+            self.engine, projection=projection, site_id=site_id, resolved=resolved, after=after, limit=limit
+        )
+
+    def dead_letter(self, letter_id: int) -> DeadLetter:
+        """One dead letter. Raises NotFound."""
+        from eventstore.projections.dead_letters import show_dead_letter
+
+        with self.engine.connect() as connection:
+            return show_dead_letter(connection, letter_id)
+
+    def retry_dead_letters(self, ids: Iterable[int] | None = None) -> Iterator[Revived]:
+        """Try dead letters again (none given: all that are open): their events, and what waits behind them.
+
+        Each in turn gives its answer; nothing is done for those not iterated over. Raises NotFound, InputError for one that is
+        resolved, ProjectionError, StoreUnavailable.
+        """
+        from eventstore.projections.retrying import retry_dead_letters
+
+        return retry_dead_letters(self.engine, self.catalogue, ids)
+
+    def skip_dead_letter(self, letter_id: int, note: str) -> Revived:
+        """Leave a dead letter's event out of its projection for good, the note saying why, and take in what waited behind it.
+
+        Raises as `retry_dead_letters` does.
+        """
+        from eventstore.projections.retrying import skip_dead_letter
+
+        return skip_dead_letter(self.engine, self.catalogue, letter_id, note)
 
     # Access
 

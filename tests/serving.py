@@ -22,6 +22,8 @@ from tests.rows import rows
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data" / "wix"
+PROJECTIONS = DATA.parent / "projections"
+"""Folders with examples of what the owner of a store may add."""
 INDEX: dict[str, Any] = json.loads((DATA / "INDEX.json").read_text(encoding="utf-8"))
 SITE: str = INDEX["site_id"]
 PROBLEM_JSON = "application/problem+json"

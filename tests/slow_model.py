@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine, select
@@ -59,6 +60,49 @@ def stored(engine: Engine) -> dict[str, list[tuple[Any, ...]]]:
             ]
             for model in projections()
         }
+
+
+def states(events: Iterable[Event], at: datetime) -> Rows:
+    """What a reader is told of every coupon: its row, its usage beside it, and its status at that instant."""
+    told = project(events)
+    rows: Rows = {}
+    for key, coupon in told["coupons"].items():
+        usage = told["coupon_usage"].get(key, {})
+        gone, back = coupon["deleted_at"], coupon["restored_at"]
+        uses = [use["redeemed_at"] for use in told["redemptions"].values() if (use["site_id"], use["coupon_id"]) == key]
+        rows[key] = {
+            **{name: value for name, value in coupon.items() if name != "reported_usages"},
+            "usage": {
+                "times_used": usage.get("times_used", 0),
+                "reported_usages": coupon["reported_usages"],
+                "first_used_at": usage.get("first_used_at"),
+                "last_used_at": usage.get("last_used_at"),
+                "by_app": usage.get("by_app", {}),
+                "uses_after_deletion": sum(
+                    gone is not None and use > gone and (back is None or use < back) for use in uses
+                ),
+            },
+            "status": status(coupon, usage.get("times_used"), at),
+        }
+    return rows
+
+
+def status(coupon: Row, times_used: int | None, at: datetime) -> str:
+    """What a coupon is good for at an instant; what is not known decides nothing."""
+    limit = coupon["usage_limit"]
+    if coupon["deleted"]:
+        return "deleted"
+    if coupon["snapshot_event_id"] is None:
+        return "unknown"
+    if coupon["active"] is False:
+        return "inactive"
+    if coupon["expired"] or (coupon["expiration_time"] is not None and coupon["expiration_time"] <= at):
+        return "expired"
+    if limit is not None and limit > 0 and max(times_used or 0, coupon["reported_usages"] or 0) >= limit:
+        return "used_up"
+    if coupon["start_time"] is not None and coupon["start_time"] > at:
+        return "scheduled"
+    return "active" if coupon["active"] else "unknown"
 
 
 # Which of two events is the later

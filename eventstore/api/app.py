@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from eventstore import __version__
-from eventstore.api import coupons, deliveries, health, problems, webhooks
+from eventstore.api import coupons, deliveries, health, metrics, problems, webhooks
 from eventstore.api.context import Context
 from eventstore.config import Settings
 from eventstore.store import EventStore
@@ -44,14 +44,15 @@ async def _write_counts(store: EventStore) -> None:
 def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[], str | None] | None = None) -> FastAPI:
     """The app over an open store, which it closes when it ends.
 
-    It follows the log with the projections and keeps the tables in order, unless another process does: `elsewhere` then tells
-    what keeps that one from following.
+    It follows the log with the projections (unless the settings leave that to `eventstore project`) and keeps the tables in
+    order, unless another worker does both: `elsewhere` then tells what keeps that one from following.
     """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if elsewhere is None:
-            store.start_projections()
+            if settings.project:
+                store.start_projections()
             store.start_maintenance()
         counting = asyncio.create_task(_write_counts(store))
         yield
@@ -64,7 +65,7 @@ def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[],
     app.state.context = Context(store, settings)
     app.state.problem = elsewhere or (lambda: health.kind_of(store.runner.last_error))
     problems.install(app)
-    for resource in (webhooks, deliveries, coupons, health):
+    for resource in (webhooks, deliveries, coupons, health, metrics):
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from eventstore.api.context import Context, Here, Reader
 from eventstore.api.problems import PROBLEM, REFUSALS
 from eventstore.errors import InputError, StoreUnavailable
-from eventstore.event import INT64_MAX, Event
+from eventstore.event import INT64_MAX
 from eventstore.projections import views
-from eventstore.projections.views import CouponState, CouponUse, Number
+from eventstore.projections.history import HistoryEntry, Order
+from eventstore.projections.moment import Moment, read_time
+from eventstore.projections.views import CouponState, CouponStatus, CouponUse, Number
 
 router = APIRouter(
     tags=["reading"],
@@ -40,14 +42,40 @@ WaitFor = Annotated[
         description="Answer only when the projections have taken in this position: read your own writes.",
     ),
 ]
+AsOf = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="As it was true then: of the events that had happened, whenever they were recorded. An ISO 8601 time, UTC "
+        "unless it names its zone, or a date, which means the end of that UTC day. It may be in the future.",
+    ),
+]
+KnownAt = Annotated[
+    str | None,
+    Query(
+        max_length=64,
+        description="As it was known then: of the events that had been recorded, whenever they happened. Written as `as_of`; "
+        "together they ask what was known at one time of what was true at another.",
+    ),
+]
+AtPosition = Annotated[
+    int | None,
+    Query(
+        ge=0, le=INT64_MAX, description="As it was known when the log ended at this position, in place of `known_at`."
+    ),
+]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries in the page.")]
 
 
 class CouponPage(BaseModel):
-    """A page of coupons; `next` is the `after` of the page that follows, null on the last."""
+    """A page of coupons; `next` is the `after` of the page that follows, null on the last.
+
+    As of a moment a page may be shorter than `limit` though others follow.
+    """
 
     coupons: list[CouponState]
     next: str | None
+    as_of: Moment | None = Field(description="What the page is as of; null: now.")
 
 
 class CouponUsage(CouponUse):
@@ -59,6 +87,7 @@ class CouponUsage(CouponUse):
     discount_type: str | None
     discount_value: Number | None
     deleted: bool
+    parked: bool = Field(description="Whether an event of it could not be taken in: later uses may be missing.")
 
 
 class UsagePage(BaseModel):
@@ -68,36 +97,40 @@ class UsagePage(BaseModel):
     next: str | None
 
 
-class HistoryEntry(BaseModel):
-    """One event of a coupon, where and when it was recorded, and what is odd about it."""
-
-    position: int
-    recorded_at: datetime
-    event: Event
-    findings: list[str]
-
-
 class HistoryPage(BaseModel):
-    """A page of history in recorded order; `next` is the `after` of the page that follows, null on the last."""
+    """A page of history in the order asked for; `next` is the `after` of the page that follows, null on the last."""
 
     events: list[HistoryEntry]
     next: int | None
 
 
-@router.get("/v1/coupons", summary="Coupons as they are now")
+@router.get("/v1/coupons", summary="Coupons, as they are now or as of a moment")
 def coupons(
     here: Here,
     token: Reader,
     site: SiteParameter = None,
     code: Code = None,
     deleted: Annotated[bool | None, Query(description="Only deleted coupons, or only those that are not.")] = None,
+    status: Annotated[CouponStatus | None, Query(description="Only coupons of this status.")] = None,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    at_position: AtPosition = None,
     after: After = None,
     limit: Limit = views.PAGE_COUPONS,
     wait_for: WaitFor = None,
 ) -> CouponPage:
-    """A page of coupons with their usage, ordered by site and id."""
-    found = _page(here, token, site, code, deleted, after, limit, wait_for)
-    return CouponPage(coupons=found, next=views.cursor(found[-1]) if len(found) == limit else None)
+    """A page of coupons with their usage, ordered by site and id; filters mean what they were at the moment asked for."""
+    _wait(here, wait_for)
+    page = here.store.coupons_page(
+        site_id=_site(here, token, site),
+        code=code,
+        deleted=deleted,
+        status=status,
+        after=after,
+        limit=limit,
+        **_moment(as_of, known_at, at_position),
+    )
+    return CouponPage(coupons=page.coupons, next=page.next, as_of=page.as_of)
 
 
 @router.get("/v1/usage", summary="How often each coupon was used")
@@ -111,7 +144,8 @@ def usage(
     wait_for: WaitFor = None,
 ) -> UsagePage:
     """A page of usage counts, ours beside Wix's own, ordered by site and coupon id."""
-    found = _page(here, token, site, code, None, after, limit, wait_for)
+    _wait(here, wait_for)
+    page = here.store.coupons_page(site_id=_site(here, token, site), code=code, after=after, limit=limit)
     rows = [
         CouponUsage(
             site_id=state.site_id,
@@ -120,24 +154,29 @@ def usage(
             discount_type=state.discount_type,
             discount_value=state.discount_value,
             deleted=state.deleted,
+            parked=state.parked,
             **state.usage.model_dump(),
         )
-        for state in found
+        for state in page.coupons
     ]
-    return UsagePage(usage=rows, next=views.cursor(found[-1]) if len(found) == limit else None)
+    return UsagePage(usage=rows, next=page.next)
 
 
-@router.get("/v1/coupons/{coupon_id}", responses=_UNKNOWN, summary="One coupon as it is now")
+@router.get("/v1/coupons/{coupon_id}", responses=_UNKNOWN, summary="One coupon, as it is now or as of a moment")
 def coupon(
     here: Here,
     token: Reader,
     coupon_id: CouponId,
     site: SiteParameter = None,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    at_position: AtPosition = None,
     wait_for: WaitFor = None,
 ) -> CouponState:
-    """The coupon's latest snapshot, its life, its usage and what is odd about it."""
+    """The coupon's latest snapshot, its life, its usage, its status and what is odd about it."""
     _wait(here, wait_for)
-    return here.store.coupon(coupon_id, site_id=_site(here, token, site))
+    moment = _moment(as_of, known_at, at_position)
+    return here.store.coupon(coupon_id, site_id=_site(here, token, site), **moment)
 
 
 @router.get("/v1/coupons/{coupon_id}/history", responses=_UNKNOWN, summary="Everything that happened to a coupon")
@@ -147,36 +186,43 @@ def history(
     coupon_id: CouponId,
     site: SiteParameter = None,
     after: Annotated[int, Query(ge=0, le=INT64_MAX, description="The `next` of the page before.")] = 0,
+    order: Annotated[
+        Order, Query(description="recorded: as the log took them in. happened: by their own time.")
+    ] = Order.RECORDED,
+    as_of: AsOf = None,
+    known_at: KnownAt = None,
+    at_position: AtPosition = None,
     limit: Limit = views.PAGE_COUPONS,
     wait_for: WaitFor = None,
 ) -> HistoryPage:
-    """A page of the coupon's events as the log holds them, in the order they were recorded."""
+    """A page of the coupon's events as the log holds them, with what each changed and what is odd about it.
+
+    As of a moment, the events that count then.
+    """
     _wait(here, wait_for)
-    found = here.store.history(coupon_id, site_id=_site(here, token, site), after=after, limit=limit)
-    entries = [
-        HistoryEntry(
-            position=record.position,
-            recorded_at=record.recorded_at,
-            event=record.event,
-            findings=list(record.event.findings),
-        )
-        for record in found
-    ]
-    return HistoryPage(events=entries, next=found[-1].position if len(found) == limit else None)
+    found = here.store.history(
+        coupon_id,
+        site_id=_site(here, token, site),
+        after=after,
+        limit=limit,
+        order=order,
+        **_moment(as_of, known_at, at_position),
+    )
+    return HistoryPage(events=found, next=found[-1].position if len(found) == limit else None)
 
 
-def _page(
-    here: Context,
-    token: Reader,
-    site: str | None,
-    code: str | None,
-    deleted: bool | None,
-    after: str | None,
-    limit: int,
-    wait_for: int | None,
-) -> list[CouponState]:
-    _wait(here, wait_for)
-    return here.store.coupons(site_id=_site(here, token, site), code=code, deleted=deleted, after=after, limit=limit)
+class _Asked(TypedDict):
+    as_of: datetime | None
+    known_at: datetime | None
+    at_position: int | None
+
+
+def _moment(as_of: str | None, known_at: str | None, at_position: int | None) -> _Asked:
+    return {
+        "as_of": None if as_of is None else read_time(as_of, "as_of"),
+        "known_at": None if known_at is None else read_time(known_at, "known_at"),
+        "at_position": at_position,
+    }
 
 
 def _site(here: Context, token: Reader, named: str | None) -> str | None:

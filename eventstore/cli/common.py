@@ -65,17 +65,23 @@ def console() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
+    click.echo(orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
 
-    def default(item: Any) -> Any:
-        if isinstance(item, Decimal):
-            return float(item) if item != item.to_integral_value() else int(item)
-        if isinstance(item, frozenset | set):
-            return sorted(item)
-        if hasattr(item, "model_dump"):
-            return item.model_dump()
-        raise TypeError(type(item).__name__)
 
-    click.echo(orjson.dumps(value, default=default, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
+def print_json_lines(values: Iterable[Any]) -> None:
+    """A JSON document a line on standard output, each as it comes."""
+    for value in values:
+        click.echo(orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z).decode())
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Decimal):
+        return float(item) if item != item.to_integral_value() else int(item)
+    if isinstance(item, frozenset | set):
+        return sorted(item)
+    if hasattr(item, "model_dump"):
+        return item.model_dump()
+    raise TypeError(type(item).__name__)
 
 
 def cell(value: object) -> str:

@@ -9,22 +9,27 @@ from typing import Any
 import click
 
 from eventstore import __version__
-from eventstore.errors import EventStoreError, NotFound, StoreUnavailable
+from eventstore.errors import EventStoreError, NotFound, RebuildUnderWay, StoreUnavailable
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("eventstore.cli.demo", "Fill a store with a month of a shop and show what it can tell."),
     "init": ("eventstore.cli.store", "Make a store, or bring one to this version."),
     "serve": ("eventstore.cli.serve", "Receive events and answer questions over HTTP."),
+    "project": ("eventstore.cli.project", "Follow the log with the projections, as a process of its own."),
     "ingest": ("eventstore.cli.ingest", "Append deliveries from files."),
     "import-coupons": ("eventstore.cli.import_coupons", "Import what Query Coupons answers, and show what differs."),
     "rebuild-projections": ("eventstore.cli.rebuild", "Rebuild current state and usage counts from the log."),
+    "upgrade": ("eventstore.cli.upgrade", "Migrate a store and rebuild the projections that are behind."),
+    "projection": ("eventstore.cli.projection", "Show the rows of a projection, one of your own for example."),
     "status": ("eventstore.cli.store", "Show the store at a glance."),
     "verify": ("eventstore.cli.verify", "Check that the database still keeps the log append-only."),
     "maintain": ("eventstore.cli.maintain", "Make partitions ahead of the log (PostgreSQL)."),
     "coupon": ("eventstore.cli.coupon", "Show one coupon: state, usage, findings, history."),
+    "coupons": ("eventstore.cli.coupon", "List the register of coupons, now or as of a moment."),
     "usage": ("eventstore.cli.coupon", "Show how often each coupon was used."),
     "report": ("eventstore.cli.report", "Answer a question with DuckDB: table, JSON or CSV."),
     "quarantine": ("eventstore.cli.quarantine", "See, retry and resolve what could not become an event."),
+    "dead-letters": ("eventstore.cli.dead_letters", "See, retry and skip events that a projection could not take."),
     "event": ("eventstore.cli.event", "Show one event, its original bytes, and check Wix's signature on them."),
     "app": ("eventstore.cli.app", "Register the Wix apps whose signed webhooks are accepted."),
     "token": ("eventstore.cli.token", "Make, list and revoke bearer tokens."),
@@ -117,5 +122,9 @@ def main() -> None:
 
 def exit_code(error: EventStoreError) -> int:
     """The exit status that an error means."""
-    codes: tuple[tuple[Any, int], ...] = ((NotFound, EXIT_NOT_FOUND), (StoreUnavailable, EXIT_UNAVAILABLE))
+    codes: tuple[tuple[Any, int], ...] = (
+        (NotFound, EXIT_NOT_FOUND),
+        (StoreUnavailable, EXIT_UNAVAILABLE),
+        (RebuildUnderWay, EXIT_UNAVAILABLE),
+    )
     return next((code for kind, code in codes if isinstance(error, kind)), EXIT_FAILURE)

@@ -10,7 +10,8 @@ import click
 from eventstore.cli.common import open_store, print_json, print_table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from analytics import ReportResult
+    from eventstore.store import EventStore
 
 
 @click.command()
@@ -50,21 +51,33 @@ def report(
         parameters["site"] = site
     with open_store(ctx) as store:
         if output is None:
-            print_report(store.engine, name, parameters, limit=limit)
+            print_report(store, name, parameters, limit=limit)
             return
-        from analytics import run_report
-
-        result = run_report(store.engine, name, **parameters)
+        result = _answer(store, name, parameters)
         click.echo(result.to_json().decode() if output == "json" else result.to_csv(), nl=output == "json")
 
 
-def print_report(engine: Engine, name: str, parameters: dict[str, str], *, limit: int | None = None) -> None:
+def _answer(store: EventStore, name: str, parameters: dict[str, str]) -> ReportResult:
+    """The report's answer; what it was read from and does not follow the log is named on standard error."""
+    from analytics import connect, report, run_report
+
+    report(name).values(parameters)  # what is wrong there is said before anything is read
+    with connect(store.engine, projections=store.catalogue) as connection:
+        result = run_report(connection, name, **parameters)
+        for each in connection.behind:
+            click.echo(
+                f"{each} is behind this program: an older version of its model made it; `eventstore upgrade` rebuilds it",
+                err=True,
+            )
+    return result
+
+
+def print_report(store: EventStore, name: str, parameters: dict[str, str], *, limit: int | None = None) -> None:
     """Print a report as a table; numbers to the right, at most `limit` rows."""
     from analytics import report as find_report
-    from analytics import run_report
 
     shown = find_report(name).table
-    result = run_report(engine, name, **parameters)
+    result = _answer(store, name, parameters)
     kept = [number for number, column in enumerate(result.columns) if column.name in shown]
     headings = {number: result.columns[number].name.replace("_", " ") for number in kept}
     cells = result.cells()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 
 import click
 
 from eventstore.cli.common import open_store, settings_of
+
+_log = logging.getLogger("eventstore.projections")
 
 
 @click.command()
@@ -14,10 +17,17 @@ from eventstore.cli.common import open_store, settings_of
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [EVENTSTORE_PORT; default: 8787]")
 @click.option("--site", metavar="ID", help="The site of events that name none.  [EVENTSTORE_SITE; default: local]")
 @click.option("--workers", type=int, metavar="N", help="Processes to answer with.  [EVENTSTORE_WORKERS; default: 1]")
+@click.option("--no-projections", is_flag=True, help="Leave it to `eventstore project` to follow the log.")
 @click.option("--unguarded", is_flag=True, help="Serve even if a guard of the log is missing or altered.")
 @click.pass_context
 def serve(
-    ctx: click.Context, host: str | None, port: int | None, site: str | None, workers: int | None, unguarded: bool
+    ctx: click.Context,
+    host: str | None,
+    port: int | None,
+    site: str | None,
+    workers: int | None,
+    no_projections: bool,
+    unguarded: bool,
 ) -> None:
     """Receive events and answer questions over HTTP; projections follow the log all the while.
 
@@ -35,12 +45,19 @@ def serve(
     from eventstore.api.workers import serve_workers
     from eventstore.log.engine import shown
 
-    settings = settings_of(ctx, host=host, port=port, site=site, workers=workers)
+    project = False if no_projections else None
+    settings = settings_of(ctx, host=host, port=port, site=site, workers=workers, project=project)
     logs.configure(level=settings.log_level, style=settings.log_format)
     with closing(listen(settings)) as listener:
         with open_store(ctx, create=True, settings=settings) as store:
             if not unguarded:
                 store.require_guards()
+            for name in store.projections_behind():
+                _log.warning(
+                    "a projection is behind this program: what its table holds is served, and does not follow the log; "
+                    "run `eventstore upgrade`",
+                    extra={"projection": name},
+                )
             apps.sync_apps(store.engine, settings.apps)
             first = None
             if access.count_tokens(store.engine) == 0:

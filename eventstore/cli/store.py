@@ -74,7 +74,8 @@ def _repair(ctx: click.Context, store: EventStore) -> None:
 def status(ctx: click.Context, as_json: bool) -> None:
     """Show the store at a glance: its log, its guards, and how far the projections are.
 
-    Exit status 1 if a guard is missing or altered; `eventstore verify --guards` says what to do.
+    Exit status 1 if a guard is missing or altered; `eventstore verify --guards` says what to do. What the projections could
+    not take is listed by `eventstore dead-letters list`.
     """
     with open_store(ctx) as store:
         found = store.status()
@@ -88,6 +89,16 @@ def status(ctx: click.Context, as_json: bool) -> None:
             "run `eventstore maintain` as the tables' owner",
             err=True,
         )
+    if found.stands_still:
+        names = ", ".join(found.stands_still)
+        click.echo(f"THE PROJECTIONS STAND STILL although events wait: {names}; see the logs of who follows", err=True)
+    if found.behind:
+        names = ", ".join(found.behind)
+        click.echo(
+            f"tables of another version of their model, or never built: {names}; run `eventstore upgrade`", err=True
+        )
+    if found.parked:
+        click.echo("some coupons wait for what a projection could not take: `eventstore dead-letters list`", err=True)
     if found.missing_guards:
         click.echo("append-only guards are missing: the database no longer refuses changes", err=True)
     elif found.guard_findings:
@@ -108,6 +119,9 @@ def _print_status(found: Status) -> None:
             ("unreadable in quarantine", found.quarantined),
             ("append-only guards", _guards(found)),
             *([] if found.positions_left is None else [("room for more events", _room(found))]),
+            ("projections follow", _following(found)),
+            ("oldest event not taken in", f"{found.lag_seconds:,.1f} s" if found.lag_seconds else None),
+            ("parked coupons", found.parked),
         ],
     )
     print_table(
@@ -116,6 +130,15 @@ def _print_status(found: Status) -> None:
         [(each.name, each.rows, each.position, each.lag) for each in found.projections],
         right=["rows", "position", "behind by"],
     )
+
+
+def _following(found: Status) -> str:
+    who = found.following
+    if who is None:
+        return "nobody: `eventstore serve` or `eventstore project` does"
+    since = f"{who.since:%Y-%m-%d %H:%M}"
+    rate = "" if who.rate is None else f"; {who.rate:,.0f} events/s when last at work"
+    return f"{who.worker}, since {since}{rate}" if who.active else f"nobody now; last {who.worker}, from {since} on"
 
 
 def _guards(found: Status) -> str:

@@ -36,13 +36,18 @@ EVENT_SCHEMA = pa.schema(
 
 
 @contextmanager
-def event_batches(engine: Engine, *, after: int, until: int) -> Iterator[pa.RecordBatchReader]:
+def event_batches(
+    engine: Engine, *, after: int, until: int, happened_by: int | None = None
+) -> Iterator[pa.RecordBatchReader]:
     """The events with `after < position <= until`, in order, as record batches of EVENT_SCHEMA.
 
-    The reader is good for one pass, inside the `with`.
+    `happened_by`: only those whose event_time is at most this, in microseconds since the epoch. The reader is good for one
+    pass, inside the `with`.
     """
     columns = ", ".join(EVENT_SCHEMA.names)
     where = f"position > {int(after)} AND position <= {int(until)}"
+    if happened_by is not None:
+        where += f" AND event_time <= {int(happened_by)}"
     with query_batches(engine, f"SELECT {columns} FROM events WHERE {where} ORDER BY position", EVENT_SCHEMA) as reader:  # noqa: S608 - integers only
         yield reader
 

@@ -27,6 +27,14 @@ _STORED: dict[str, pa.DataType] = {
     "decimal": pa.string(),
     "json": pa.string(),
 }
+_MADE = {
+    "text": "VARCHAR",
+    "bigint": "BIGINT",
+    "boolean": "BOOLEAN",
+    "timestamp": "TIMESTAMP WITH TIME ZONE",
+    "decimal": "DECIMAL(18,6)",
+}
+"""The DuckDB types that a model must make its columns of; JSON is made of any."""
 _EMPTY_BATCH = """
 SELECT 0::BIGINT AS position, 0::BIGINT AS event_time, 0::BIGINT AS recorded_at, '{}' AS payload WHERE false"""
 
@@ -79,12 +87,11 @@ class ModelSession:
                 execute(f"CREATE TEMP VIEW partial AS FROM {partial}")
                 execute(f"CREATE TEMP TABLE {merged} AS {model.merge}")
             except duckdb.Error as error:
-                raise ProjectionError(f"the model {model.name} does not run: {error}") from error
+                raise ProjectionError(f"{_named(model)} does not run: {error}") from error
             execute("DROP VIEW partial")
             execute(f"CREATE TEMP VIEW {quoted(model.name)} AS FROM {merged}")
-            made = [row[0] for row in execute(f"DESCRIBE {merged}").fetchall()]
-            if sorted(made) != sorted(column.name for column in model.columns):
-                raise ProjectionError(f"the model {model.name} makes the columns {made}, its header declares others")
+            lifted = {row[0] for row in execute(f"DESCRIBE {partial}").fetchall()}
+            _check_made(model, lifted, {row[0]: row[1] for row in execute(f"DESCRIBE {merged}").fetchall()})
         execute("DROP TABLE batch")
         self._partial_types = {
             model.name: dict(
@@ -111,7 +118,7 @@ class ModelSession:
         """Add the model's partial rows of the present facts (or of its source's merged rows) to `<name>__partial`."""
         partial = quoted(f"{model.name}__partial")
         columns = ", ".join(quoted(name) for name in self._partial_types[model.name])
-        self.connection.execute(f"INSERT INTO {partial} ({columns}) SELECT {columns} FROM ({model.lift})")
+        self.connection.execute(f"INSERT INTO {partial} ({columns}) SELECT {columns} FROM (\n{model.lift}\n)")
 
     def merge(self, model: Projection) -> None:
         """Replace `<name>__merged` by the merge of `<name>__partial`, and empty the latter."""
@@ -120,15 +127,22 @@ class ModelSession:
         self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {merged} AS {model.merge}")
         self.connection.execute(f"TRUNCATE {partial}")
 
+    def reset(self) -> None:
+        """Let go of what a query that failed half-way has left behind."""
+        for model in self.models:
+            self.connection.execute(f"TRUNCATE {quoted(f'{model.name}__partial')}")
+            merged = quoted(f"{model.name}__merged")
+            self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(model.name)} AS FROM {merged}")
+
     def clear(self, model: Projection) -> None:
         """Leave `<name>__merged` and `<name>__before` empty: no fact touches the model."""
         merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
         self.connection.execute(f"TRUNCATE {merged}")
         self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {before} AS FROM {merged}")
 
-    def keys(self, relation: str, key: Sequence[str]) -> list[tuple[Any, ...]]:
-        """The distinct keys in a relation of this session."""
-        names = ", ".join(quoted(name) for name in key)
+    def keys(self, relation: str, key: Sequence[ProjectionColumn]) -> list[tuple[Any, ...]]:
+        """The distinct values of the key's columns in a relation of this session, in the store's encodings."""
+        names = ", ".join(encode_column(column) for column in key)
         return self.connection.execute(f"SELECT DISTINCT {names} FROM {relation}").fetchall()
 
     def put(self, name: str, columns: Sequence[ProjectionColumn], rows: Sequence[Sequence[Any]], like: str) -> None:
@@ -173,6 +187,28 @@ class ModelSession:
     def _value(self, sql: str) -> Any:
         # fetchall, for a result that is not read to its end keeps the connection busy.
         return self.connection.execute(sql).fetchall()[0][0]
+
+
+def _named(model: Projection) -> str:
+    return f"{model.where}: the model {model.name}" if model.where else f"the model {model.name}"
+
+
+def _check_made(model: Projection, lifted: set[str], made: dict[str, str]) -> None:
+    """Raise ProjectionError unless the queries make the columns that the header declares, of the types it declares."""
+    declared = {column.name: column.type for column in model.columns}
+    if made.keys() != declared.keys():
+        raise ProjectionError(f"{_named(model)} makes the columns {list(made)}, its header declares others")
+    if not set(model.key) <= lifted <= made.keys():
+        raise ProjectionError(
+            f"{_named(model)} lifts the columns {sorted(lifted)}: these must be among those that it merges them to, with the "
+            "key, for merged rows are merged again"
+        )
+    for name, type_ in made.items():
+        if type_ != _MADE.get(declared[name], type_):
+            raise ProjectionError(
+                f"{_named(model)} makes {name} as {type_}, its header declares it as {declared[name]}: "
+                f"use CAST(… AS {_MADE[declared[name]]}) in [merge]"
+            )
 
 
 def decode_column(column: ProjectionColumn, duck_type: str) -> str:

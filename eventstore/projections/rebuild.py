@@ -1,47 +1,77 @@
 """Rebuilding projections from the whole log with the same models as the live runner, into shadow tables, then swapping.
 
 The log is read in position order in pieces: while DuckDB lifts one, the next is being read. Partial rows pile up in DuckDB
-(on disk past its memory limit) and are merged once, at the end. Ingestion goes on all the while; what it appends while the
-tables are written is the live runner's to take in right after the swap.
+(on disk past its memory limit) and are merged once, at the end. Ingestion, the live runner and readers go on all the while.
+What was appended meanwhile is then merged into the shadow tables as the live runner does it, until little is left; that is
+taken in by the transaction that swaps, while nobody can append. So no reader sees a position go back, or a row that is older
+than its position says.
 """
 
 from __future__ import annotations
 
-import secrets
+import re
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import Engine
+import pyarrow.compute as pc
+from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.errors import ProjectionError
+from eventstore.errors import InputError, ProjectionError, RebuildAborted
 from eventstore.log import arrow
-from eventstore.log.engine import said, writing
+from eventstore.log.engine import is_sqlite, is_unavailable, said, sqlite_path, write_transaction
+from eventstore.log.exclusive import Exclusive
 from eventstore.log.reader import head
-from eventstore.projections import tables
+from eventstore.log.records import now
+from eventstore.log.tables import dead_letters as letters
+from eventstore.log.tables import log_head
+from eventstore.log.tables import projection_checkpoints as checkpoints
+from eventstore.projections import rebuild_work, tables
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection
-from eventstore.projections.duck import ModelSession, quoted
+from eventstore.projections.culprit import culprit
+from eventstore.projections.dead_letters import RETRIED, left_out
+from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, quoted
+from eventstore.projections.merging import Changes, changes, merge, write
+from eventstore.projections.originals import Reread, read_again, with_originals
+from eventstore.projections.rebuild_work import SPILL_PREFIX, Progress, RebuildWork
+from eventstore.projections.shadows import Shadows
 
 _Item = TypeVar("_Item")
 
 PIECE_EVENTS = 100_000
 """Events read at a time: two pieces of documented size are in memory at once, about 250 MB."""
+ORIGINALS_PIECE_EVENTS = 25_000
+"""The same where their original deliveries are read with them."""
 CATCH_UP_EVENTS = 1_000
-"""Reading goes on while at least so many events were appended meanwhile; the live runner takes fewer in at once."""
+"""Reading goes on while at least so many events were appended meanwhile."""
+FEW_EVENTS = 500
+"""Once so few are left the swap takes them in, while nobody can append: some tenths of a second."""
+CATCH_UP_ROUNDS = 20
+"""So often the head is run after before the swap takes in what is left however much it is: it may never be few."""
+STEP_EVENTS = 20_000
+"""Events merged into the shadow tables at a time once those are written."""
 WRITE_ROWS = 50_000
 """Rows written to a shadow table in one transaction: on SQLite the log's writer waits for it, about a quarter of a second."""
+SWAP_ATTEMPTS = 5
+SWAP_PAUSE_SECONDS = 1.0
+"""How often the swap is tried, and how long it waits after a failure: a database that is busy must not cost the whole work."""
+
+_MEMORY = re.compile(r"\d+(\.\d+)? *([KMGT]i?B)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class RebuildProgress:
-    """How far a rebuild is. `stage` is read, merge, write or swap; positions count events of the log."""
+    """How far a rebuild is: what of `stage` (read, merge, write, catch_up or swap) is done. Positions count events of the log."""
 
     stage: str
     position: int
@@ -56,12 +86,16 @@ class RebuildProgress:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """What a rebuild did: rows by projection, the events it read and how long each stage took, in seconds."""
+    """What a rebuild did: rows by projection, the events it took in and how long each stage took, in seconds.
+
+    `reread`: what reading the original deliveries came to, if it was asked for.
+    """
 
     rows: dict[str, int]
     position: int
     seconds: float
     stages: dict[str, float]
+    reread: Reread | None = None
 
 
 def rebuild_projections(
@@ -69,130 +103,92 @@ def rebuild_projections(
     catalogue: Catalogue,
     names: tuple[str, ...] = (),
     *,
+    from_original: bool = False,
+    keep: bool = True,
+    memory_limit: str = MEMORY_LIMIT,
     on_progress: Callable[[RebuildProgress], None] | None = None,
 ) -> RebuildResult:
     """Rebuild the named projections (none named: all) and those that hang together with them.
 
-    Raises NotFound for an unknown name and ProjectionError for an event that a model cannot take; the old tables then stay
-    as they were.
+    `from_original`: of what today's readers make of each original delivery, not of what the log says they made of it when it
+    came. `keep`: the tables that are replaced stay, as NAME__old, until the next rebuild. `memory_limit`: DuckDB's, as "512MB";
+    what it cannot hold goes to disk.
+
+    Raises NotFound for an unknown name, InputError for a wrong limit, RebuildUnderWay if another process is at it, RebuildAborted
+    if it was asked to stop, and ProjectionError for an event that a model cannot take. Whatever it raises, KeyboardInterrupt
+    too, the tables are then as they were.
     """
+    if not _MEMORY.fullmatch(memory_limit):
+        raise InputError(f"not an amount of memory: {memory_limit!r}; write it as 512MB or 2GB")
     models = catalogue.with_dependents(names)
-    tables.ensure(engine, catalogue)
-    rebuild = _Rebuild(engine, models, on_progress)
-    try:
-        return rebuild.run()
-    except duckdb.Error as error:
-        raise ProjectionError(f"a model could not be run over the log: {error}; the old tables stay") from error
-    except DBAPIError as error:
-        raise ProjectionError(
-            f"the rebuilt tables could not be written: {said(error)}; the old ones stay (a second rebuild begun meanwhile "
-            "takes over from the first)"
-        ) from error
-
-
-class _Rebuild:
-    """One rebuild under way."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        models: tuple[Projection, ...],
-        on_progress: Callable[[RebuildProgress], None] | None,
-    ) -> None:
-        self._engine = engine
-        self._models = models
-        self._on_progress = on_progress
-        self._started = time.monotonic()
-        self._stages: dict[str, float] = {}
-        run = secrets.token_hex(4)
-        self._shadows = {model.name: f"{model.name}{tables.SHADOW}{run}" for model in models}
-
-    def run(self) -> RebuildResult:
-        tables.drop_shadows(self._engine, self._models)
+    with Exclusive(engine, rebuild_work.WORK) as lock:
+        rebuild_work.take(engine, lock)
+        rebuild_work.clear_after(engine)
+        tables.ensure(engine, catalogue)
+        spill = _spill_folder(engine)
         try:
-            rows, position = self._make()
-            with self._stage("swap"):
-                self._swap(rows, position)
-        finally:
-            tables.drop_shadows(self._engine, self._models, only=self._shadows.values())
-        self._tell("swap", position, position)
-        return RebuildResult(rows, position, time.monotonic() - self._started, self._stages)
-
-    def _make(self) -> tuple[dict[str, int], int]:
-        """Fill the shadow tables: `(rows by projection, the position they are made of)`."""
-        position = 0
-        with tempfile.TemporaryDirectory(prefix="eventstore-rebuild-") as scratch:
-            session = ModelSession(self._models, temp_directory=scratch)
+            work = RebuildWork(
+                engine,
+                tuple(model.name for model in models),
+                from_original=from_original,
+                spill=spill,
+                head=head(engine),
+            )
             try:
-                pieces = _ahead(_pieces(self._engine))
-                while (piece := self._next(pieces)) is not None:
-                    with self._stage("facts"):
-                        session.load_facts(piece.rows)
-                    with self._stage("lift"):
-                        for model in self._models:
-                            if model.source == FACTS:
-                                session.lift(model)
-                        session.drop_facts()
-                    position = piece.position
-                    self._tell("read", position, piece.head)
-                with self._stage("merge"):
-                    for model in self._models:
-                        if model.source != FACTS:
-                            session.lift(model)
-                        session.merge(model)
-                self._tell("merge", position, position)
-                with self._stage("write"):
-                    for model in self._models:
-                        self._write(session, model)
-                self._tell("write", position, position)
-                return {model.name: session.count(quoted(f"{model.name}__merged")) for model in self._models}, position
-            finally:
-                session.close()
+                session = _Sessions(models, memory_limit, spill, work)
+                rebuild = _Rebuild(engine, catalogue, models, work, lock, session, from_original, keep, on_progress)
+                result = _explained(rebuild.run, work)
+            except BaseException as error:
+                work.end(rebuild_work.outcome_of(error), message=str(error) or None)
+                raise
+            work.end(rebuild_work.DONE, rows=result.rows)
+            return result
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
 
-    def _next(self, pieces: Iterator[_Piece]) -> _Piece | None:
-        with self._stage("read"):
-            return next(pieces, None)
 
-    def _write(self, session: ModelSession, model: Projection) -> None:
-        shadow = self._shadows[model.name]
-        with self._engine.connect() as plain:
-            connection = writing(plain)
-            with connection.begin():
-                tables.make(connection, model, shadow, indexed=False)
-        # In key order, for then every row goes to the end of the table's B-tree.
-        ordered = session.connection.execute(session.stored_query(model, ordered=True))
-        for rows in _ahead(iter(lambda: ordered.fetchmany(WRITE_ROWS), [])):
-            with self._engine.connect() as plain:
-                connection = writing(plain)
-                with connection.begin():
-                    tables.insert_rows(connection, model, shadow, rows)
+def _spill_folder(engine: Engine) -> Path:
+    """A folder for what does not fit into memory: beside a SQLite file, whose disk has room for its tables too; else wherever
+    the system keeps what is temporary."""
+    if not is_sqlite(engine):
+        return Path(tempfile.mkdtemp(prefix=SPILL_PREFIX)).resolve()
+    database = sqlite_path(engine)
+    return Path(tempfile.mkdtemp(prefix=f"{SPILL_PREFIX}{database.name}-", dir=database.parent)).resolve()
 
-    def _swap(self, rows: dict[str, int], position: int) -> None:
-        with self._engine.connect() as plain:
-            connection = writing(plain)
-            with connection.begin():
-                # The checkpoints first, as the live runner does: locks taken in one order cannot deadlock.
-                for model in self._models:
-                    tables.set_checkpoint(connection, model, position)
-                for model in self._models:
-                    shadow = self._shadows[model.name]
-                    written = connection.exec_driver_sql(f"SELECT count(*) FROM {shadow}").scalar_one()
-                    if written != rows[model.name]:
-                        raise ProjectionError(
-                            f"the rebuilt {model.name} holds {written} rows where {rows[model.name]} were made; "
-                            "nothing was swapped: run the rebuild again"
-                        )
-                    tables.swap(connection, model, shadow)
+
+def _explained(run: Callable[[], RebuildResult], work: RebuildWork) -> RebuildResult:
+    try:
+        return run()
+    except duckdb.Error as error:
+        if work.aborted.is_set():
+            raise _aborted() from error
+        raise ProjectionError(f"a model could not be run over the log: {said(error)}; the old tables stay") from error
+    except DBAPIError as error:
+        raise ProjectionError(f"the rebuilt tables could not be written: {said(error)}; the old ones stay") from error
+
+
+def _aborted() -> RebuildAborted:
+    return RebuildAborted("the rebuild was asked to stop, and has; the tables are as they were")
+
+
+class _Sessions:
+    """Makes the DuckDB sessions of a rebuild, one after the other, each of which can be interrupted."""
+
+    def __init__(self, models: Sequence[Projection], memory_limit: str, spill: Path, work: RebuildWork) -> None:
+        self._models = models
+        self._memory_limit = memory_limit
+        self._spill = spill
+        self._work = work
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        since = time.monotonic()
-        yield
-        self._stages[name] = self._stages.get(name, 0.0) + time.monotonic() - since
-
-    def _tell(self, stage: str, position: int, head_position: int) -> None:
-        if self._on_progress is not None:
-            self._on_progress(RebuildProgress(stage, position, head_position, time.monotonic() - self._started))
+    def one(self) -> Iterator[ModelSession]:
+        session = ModelSession(self._models, memory_limit=self._memory_limit, temp_directory=str(self._spill))
+        self._work.interrupt = session.connection.interrupt
+        try:
+            yield session
+        finally:
+            self._work.interrupt = None
+            session.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,22 +198,311 @@ class _Piece:
     position: int
     head: int
     rows: pa.Table
+    reread: Reread | None
 
 
-def _pieces(engine: Engine) -> Iterator[_Piece]:
-    """The log in pieces, in order, to its head and on until little has been appended meanwhile."""
-    after, last = 0, head(engine)
-    while after < last:
-        until = min(after + PIECE_EVENTS, last)
-        with arrow.event_batches(engine, after=after, until=until) as batches:
-            yield _Piece(until, last, batches.read_all())
-        after = until
-        if after == last:
-            grown = head(engine)
-            last = grown if grown - last >= CATCH_UP_EVENTS else last
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a piece changes of a projection, and how many rows more that has then."""
+
+    model: Projection
+    made: Changes
+    more: int
 
 
-def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+class _Rebuild:
+    """One rebuild under way."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        models: tuple[Projection, ...],
+        work: RebuildWork,
+        lock: Exclusive,
+        sessions: _Sessions,
+        from_original: bool,
+        keep: bool,
+        on_progress: Callable[[RebuildProgress], None] | None,
+    ) -> None:
+        self._engine = engine
+        self._models = models
+        self._roots: dict[str, list[Projection]] = {}
+        for model in models:
+            self._roots.setdefault(catalogue.root(model), []).append(model)
+        self._work = work
+        self._lock = lock
+        self._sessions = sessions
+        self._keep = keep
+        self._on_progress = on_progress
+        self._reread = Reread() if from_original else None
+        self._shadows = Shadows(engine, models)
+        self._started = time.monotonic()
+        self._stages: dict[str, float] = {}
+        self._rows: dict[str, int] = {}
+        self._position = 0
+        with engine.connect() as connection:
+            self._skipped = self._now_skipped(connection)
+
+    def run(self) -> RebuildResult:
+        try:
+            self._make()
+            with self._sessions.one() as session:
+                self._begin("catch_up")
+                with self._stage("catch_up"):
+                    self._catch_up(session)
+                    self._require_counts()
+                self._tell("catch_up", self._position)
+                self._begin("swap")
+                with self._stage("swap"):
+                    self._swap_patiently(session)
+        finally:
+            # Also what the swap has replaced.
+            self._shadows.drop()
+        self._tell("swap", self._position, may_stop=False)
+        return RebuildResult(
+            dict(self._rows), self._position, time.monotonic() - self._started, self._stages, self._reread
+        )
+
+    # From the beginning of the log
+
+    def _make(self) -> None:
+        """Fill the shadow tables with all that the log held when reading had come to its end."""
+        with self._sessions.one() as session:
+            with closing(_ahead(self._pieces())) as pieces:
+                while (piece := self._next(pieces)) is not None:
+                    self._blaming(partial(self._lift, session, piece), piece.rows)
+                    self._take(piece)
+                    self._tell("read", piece.head)
+            self._begin("merge")
+            with self._stage("merge"):
+                self._blaming(partial(self._merge, session))
+            self._tell("merge", self._position)
+            self._begin("write")
+            with self._stage("write"):
+                for model in self._models:
+                    self._write(session, model)
+        self._tell("write", self._position)
+
+    def _next(self, pieces: Iterator[_Piece]) -> _Piece | None:
+        with self._stage("read"):
+            return next(pieces, None)
+
+    def _lift(self, session: ModelSession, piece: _Piece) -> None:
+        for models in self._loaded(session, piece.rows):
+            with self._stage("lift"):
+                for model in models:
+                    if model.source == FACTS:
+                        session.lift(model)
+        session.drop_facts()
+
+    def _merge(self, session: ModelSession) -> None:
+        for model in self._models:
+            if model.source != FACTS:
+                session.lift(model)
+            session.merge(model)
+
+    def _write(self, session: ModelSession, model: Projection) -> None:
+        self._shadows.make(model)
+        # In key order, for then every row goes to the end of the table's B-tree.
+        ordered = session.connection.execute(session.stored_query(model, ordered=True))
+        with closing(_ahead(iter(lambda: ordered.fetchmany(WRITE_ROWS), []))) as pieces:
+            for rows in pieces:
+                self._shadows.write(model, rows)
+                self._stop_if_aborted()
+        self._shadows.index(model)
+        self._rows[model.name] = session.count(quoted(f"{model.name}__merged"))
+
+    # What was appended meanwhile
+
+    def _catch_up(self, session: ModelSession) -> None:
+        """Run after the head until little is left."""
+        for _ in range(CATCH_UP_ROUNDS):
+            last = head(self._engine)
+            if last - self._position <= FEW_EVENTS:
+                return
+            while self._position < last:
+                piece = self._read(self._position, min(self._position + STEP_EVENTS, last), last)
+                self._blaming(partial(self._take_in, session, piece), piece.rows)
+                self._take(piece)
+                self._tell("catch_up", last)
+
+    def _take_in(self, session: ModelSession, piece: _Piece) -> None:
+        with self._engine.connect() as connection:
+            changed = self._changes(session, connection, piece)
+        for each in changed:
+            # Nobody reads the shadows: their rows need not come together.
+            for start in range(0, max(len(each.made.rows), 1), WRITE_ROWS):
+                part = Changes(each.made.rows[start : start + WRITE_ROWS], each.made.gone if start == 0 else [])
+                with write_transaction(self._engine) as connection:
+                    write(connection, each.model, part, name=self._shadows.names[each.model.name])
+        self._count(changed)
+
+    def _changes(self, session: ModelSession, connection: Connection, piece: _Piece) -> list[_Change]:
+        """What the piece changes in the shadow tables."""
+        found = []
+        for models in self._loaded(session, piece.rows):
+            for model in models:
+                merge(session, connection, model, self._shadows.names)
+                merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
+                made = changes(session, model)
+                found.append(_Change(model, made, session.count(merged) - session.count(before)))
+        return found
+
+    def _count(self, changed: list[_Change]) -> None:
+        for each in changed:
+            self._rows[each.model.name] += each.more
+
+    def _require_counts(self) -> None:
+        """Raise ProjectionError unless the shadow tables hold as many rows as were made."""
+        for model in self._models:
+            written = self._shadows.count(model)
+            if written != self._rows[model.name]:
+                raise ProjectionError(
+                    f"the rebuilt {model.name} holds {written} rows where {self._rows[model.name]} were made; "
+                    "nothing was swapped: run the rebuild again"
+                )
+
+    # The swap
+
+    def _swap_patiently(self, session: ModelSession) -> None:
+        for attempt in range(SWAP_ATTEMPTS):
+            rebuild_work.require_held(self._lock)
+            try:
+                self._swap(session)
+            except DBAPIError as error:
+                if attempt == SWAP_ATTEMPTS - 1 or not is_unavailable(error):
+                    raise
+                time.sleep(SWAP_PAUSE_SECONDS)
+                self._stop_if_aborted()
+                self._catch_up(session)
+            else:
+                return
+
+    def _swap(self, session: ModelSession) -> None:
+        piece, changed = None, list[_Change]()
+        with write_transaction(self._engine) as connection:
+            # The checkpoints first and in this order, as the live runner does: locks taken in one order cannot deadlock.
+            for model in self._models:
+                name = checkpoints.c.name == model.name
+                connection.execute(select(checkpoints.c.position).where(name).with_for_update())
+            # Then the head. Now that it stands still, a step of the live runner that is under way began below it, from rows of
+            # the old tables; it will find its checkpoint moved. And no checkpoint can be beyond it.
+            last = connection.execute(select(log_head.c.size).with_for_update()).scalar_one()
+            if self._now_skipped(connection) != self._skipped:
+                raise ProjectionError(
+                    "a dead letter was skipped or retried during the rebuild; nothing was swapped: run the rebuild again"
+                )
+            if last > self._position:
+                piece = self._read(self._position, last, last)
+                changed = self._blaming(partial(self._changes, session, connection, piece), piece.rows)
+                for each in changed:
+                    write(connection, each.model, each.made, name=self._shadows.names[each.model.name])
+            self._shadows.swap(connection, keep=self._keep)
+            for model in self._models:
+                tables.set_checkpoint(connection, model, last)
+            connection.execute(
+                update(letters)
+                .where(letters.c.projection.in_(self._roots), letters.c.resolved_at.is_(None))
+                .values(resolved_at=now(), resolution=RETRIED, note="a rebuild has taken it in")
+            )
+        self._count(changed)
+        if piece is not None:
+            self._take(piece)
+
+    # Pieces of the log
+
+    def _pieces(self) -> Iterator[_Piece]:
+        """The log in pieces, in order, to its head and on until little has been appended meanwhile."""
+        size = PIECE_EVENTS if self._reread is None else min(PIECE_EVENTS, ORIGINALS_PIECE_EVENTS)
+        after, last = 0, head(self._engine)
+        while after < last:
+            until = min(after + size, last)
+            yield self._read(after, until, last)
+            after = until
+            if after == last:
+                grown = head(self._engine)
+                last = grown if grown - last >= CATCH_UP_EVENTS else last
+
+    def _read(self, after: int, until: int, last: int) -> _Piece:
+        if self._reread is None:
+            with arrow.event_batches(self._engine, after=after, until=until) as batches:
+                return _Piece(until, last, batches.read_all(), None)
+        with with_originals(self._engine, after=after, until=until) as batches:
+            kept = batches.read_all()
+        rows, told = read_again(kept)
+        return _Piece(until, last, rows, told)
+
+    def _take(self, piece: _Piece) -> None:
+        """The piece is in the tables."""
+        self._position = piece.position
+        if self._reread is not None and piece.reread is not None:
+            self._reread.add(piece.reread)
+
+    def _loaded(self, session: ModelSession, rows: pa.Table) -> Iterator[list[Projection]]:
+        """The models by what they are made from, and for each the facts loaded without the events that it leaves out."""
+        first, last = (rows["position"][at].as_py() for at in (0, -1))
+        loaded: frozenset[int] | None = None
+        for root, models in self._roots.items():
+            out = frozenset(each for each in self._skipped[root] if first <= each <= last)
+            if out != loaded:
+                with self._stage("facts"):
+                    session.load_facts(_without(rows, out))
+                loaded = out
+            yield models
+
+    def _now_skipped(self, connection: Connection) -> dict[str, frozenset[int]]:
+        """The events that are left out for good, by the projection from facts that leaves them out."""
+        return {
+            root: frozenset(each.position for each in left_out(connection, root) if each.skipped)
+            for root in self._roots
+        }
+
+    def _blaming(self, work: Callable[[], _Item], rows: pa.Table | None = None) -> _Item:
+        """Do the work; if a model cannot take an event of these rows (none given: of the log), raise the error that names it."""
+        try:
+            return work()
+        except duckdb.Error as error:
+            if self._work.aborted.is_set():
+                raise
+            pieces: Iterator[pa.Table] = (piece.rows for piece in self._pieces()) if rows is None else iter([rows])
+            for piece in pieces:
+                for root, models in self._roots.items():
+                    named = culprit(models, _without(piece, self._skipped[root]))
+                    if named is not None:
+                        raise ProjectionError(f"{named}; the old tables stay") from error
+            raise
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        since = time.monotonic()
+        yield
+        self._stages[name] = self._stages.get(name, 0.0) + time.monotonic() - since
+
+    def _begin(self, stage: str) -> None:
+        self._work.progress = replace(self._work.progress, stage=stage)
+
+    def _tell(self, stage: str, head_position: int, *, may_stop: bool = True) -> None:
+        """So much of a stage is done."""
+        told = RebuildProgress(stage, self._position, head_position, time.monotonic() - self._started)
+        self._work.progress = Progress(stage, self._position, head_position, told.rate)
+        if may_stop:
+            self._stop_if_aborted()
+        if self._on_progress is not None:
+            self._on_progress(told)
+
+    def _stop_if_aborted(self) -> None:
+        if self._work.aborted.is_set():
+            raise _aborted()
+
+
+def _without(rows: pa.Table, positions: frozenset[int]) -> pa.Table:
+    if not positions:
+        return rows
+    return rows.filter(pc.invert(pc.is_in(rows["position"], pa.array(sorted(positions), pa.int64()))))
+
+
+def _ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:
     """The same items, each being made in a thread of its own while the caller works on the one before."""
     with ThreadPoolExecutor(1, thread_name_prefix="eventstore-ahead") as pool:
         coming = pool.submit(next, items, None)

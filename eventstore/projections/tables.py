@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 from sqlalchemy import (
@@ -15,6 +16,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    FromClause,
     MetaData,
     Subquery,
     Table,
@@ -24,15 +26,14 @@ from sqlalchemy import (
     cast,
     func,
     inspect,
+    null,
     select,
-    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
-from sqlalchemy.schema import CreateIndex
 
 from eventstore.errors import ProjectionError
-from eventstore.log.engine import is_sqlite, writing
+from eventstore.log.engine import is_sqlite, write_transaction
 from eventstore.log.insert import BulkInsert
 from eventstore.log.records import now
 from eventstore.log.roles import act_as_owner, share_derived
@@ -41,25 +42,119 @@ from eventstore.projections.catalogue import Catalogue, Projection
 
 SHADOW = "__shadow_"
 """Stands between a projection's name and the run's in the name of a table that a rebuild is filling."""
+NEVER_BUILT = 0
+"""The version of a table that is there, and empty, and waits for its first rebuild. Models' own versions begin at 1."""
 
 
 def ensure(engine: Engine, catalogue: Catalogue) -> None:
-    """Make the tables and checkpoints that are not there.
+    """Make the tables and checkpoints that are not there, empty.
 
-    A model of another version starts over from an empty table, and so do those that share its checkpoint.
+    A table that another version of its model made stays as it is and is served (`served`) until a rebuild replaces it. A
+    table that joins others which have taken in events waits for a rebuild too (NEVER_BUILT): the live runner would take the
+    log in at its own pace, and the others would wait for it. Raises ProjectionError where a table of that name is not ours.
     """
     with engine.connect() as connection:
         known = versions(connection)
-        if all(known.get(model.name) == model.version for model in catalogue):
+        if all(model.name in known for model in catalogue):
             return
-    with engine.connect() as plain:
-        connection = writing(plain)
-        with connection.begin():
-            known = versions(connection)
-            stale = tuple(model.name for model in catalogue if known.get(model.name) != model.version)
-            for model in catalogue.with_dependents(stale) if stale else ():
-                make(connection, model, model.name)
-                set_checkpoint(connection, model, 0)
+    with write_transaction(engine) as connection:
+        act_as_owner(connection)
+        if not is_sqlite(engine):
+            # Of two processes that begin at once the second must find what the first has made.
+            connection.exec_driver_sql("LOCK TABLE projection_checkpoints IN SHARE ROW EXCLUSIVE MODE")
+        known = versions(connection)
+        strangers = set(inspect(connection).get_table_names())
+        begun = any(positions(connection).values())
+        for model in catalogue:
+            if model.name in known:
+                continue
+            if model.name in strangers:
+                raise ProjectionError(
+                    f"the database has a table {model.name} that is no projection's: give the projection another name, "
+                    "or the table"
+                )
+            make(connection, model, model.name)
+            set_checkpoint(connection, model, 0, version=NEVER_BUILT if begun else model.version)
+
+
+def behind(connection: Connection, catalogue: Catalogue) -> tuple[Projection, ...]:
+    """The projections whose tables are not what this program's models make of the log; `eventstore upgrade` rebuilds them.
+
+    They were made by another version of their model, or not yet built; or, being made of another projection, they stand at
+    another position than that: a program that does not know them went on without them, and has not kept what they missed.
+    """
+    found = {
+        row.name: row
+        for row in connection.execute(select(checkpoints.c.name, checkpoints.c.version, checkpoints.c.position))
+    }
+
+    def right(model: Projection) -> bool:
+        row, root = found.get(model.name), found.get(catalogue.root(model))
+        return row is not None and row.version == model.version and (root is not None and root.position == row.position)
+
+    return tuple(model for model in catalogue if not right(model))
+
+
+def followed(connection: Connection, catalogue: Catalogue) -> tuple[Projection, ...]:
+    """The projections that the live runner may go on with: those that are not behind and read from none that is."""
+    left_out: set[str] = {model.name for model in behind(connection, catalogue)}
+    for model in catalogue:
+        if model.source in left_out:
+            left_out.add(model.name)
+    return tuple(model for model in catalogue if model.name not in left_out)
+
+
+def served(connection: Connection, model: Projection, *, encoded: bool = False) -> FromClause:
+    """The projection's table for readers, with all columns of the model, whichever version of the model made it.
+
+    What an older table lacks, or holds as another type, reads as NULL. `encoded`: values come in the store's own encodings.
+    Raises ProjectionError where there is no table that was ever filled, or one that has another key.
+    """
+    table = _plain(model) if encoded else model.table
+    whole, older = _known_tables.setdefault(connection.engine, (set(), {}))
+    if (model.name, model.version) in whole:
+        # A table is replaced by newer ones only: this needs to be asked once.
+        return table
+    version = connection.scalar(select(checkpoints.c.version).where(checkpoints.c.name == model.name))
+    if version is None or version == NEVER_BUILT:
+        raise ProjectionError(
+            f"the projection {model.name} has not been built from the log yet; `eventstore upgrade` does it"
+        )
+    if version == model.version:
+        whole.add((model.name, model.version))
+        return table
+    stored = older.get((model.name, version))
+    if stored is None:
+        stored = older[model.name, version] = _stored_columns(connection, model.name)
+    return _as_today(connection, model, table, stored)
+
+
+_known_tables: WeakKeyDictionary[Engine, tuple[set[tuple[str, int]], dict[tuple[str, int], dict[str, str]]]] = (
+    WeakKeyDictionary()
+)
+"""What `served` has found out, by database: the tables that today's models made, and the columns of the others, by version."""
+
+
+def _stored_columns(connection: Connection, name: str) -> dict[str, str]:
+    """The columns of a table as it stands, with their SQL types."""
+    return {each["name"]: each["type"].compile(connection.dialect) for each in inspect(connection).get_columns(name)}
+
+
+def _as_today(connection: Connection, model: Projection, table: Table, stored: Mapping[str, str]) -> FromClause:
+    def there(column: Column[Any]) -> bool:
+        return stored.get(column.name) == column.type.compile(connection.dialect)
+
+    lost = [name for name in model.key if not there(table.c[name])]
+    if lost:
+        raise ProjectionError(
+            f"the table {model.name} was made by another version of its model, with another key: it lacks "
+            f"{', '.join(lost)}; run `eventstore upgrade`"
+        )
+    if all(there(column) for column in table.c):
+        return table
+    return select(
+        *[column if there(column) else cast(null(), column.type).label(column.name) for column in table.c]
+    ).subquery(f"{model.name}_of_old")
 
 
 def make(connection: Connection, model: Projection, name: str, *, indexed: bool = True) -> None:
@@ -67,36 +162,14 @@ def make(connection: Connection, model: Projection, name: str, *, indexed: bool 
     act_as_owner(connection)
     table = model.make_table(name)
     table.drop(connection, checkfirst=True)
+    for index in table.indexes:
+        # A rebuild that replaced a table has left it its indexes, under the names they had.
+        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index.name}")
     table.create(connection)
     share_derived(connection, name)
     if not indexed:
         for index in table.indexes:
             index.drop(connection)
-
-
-def swap(connection: Connection, model: Projection, shadow: str) -> None:
-    """Put the shadow table in the model's place. Inside the caller's transaction, so that readers see either or the other."""
-    act_as_owner(connection)
-    model.table.drop(connection, checkfirst=True)
-    connection.exec_driver_sql(f"ALTER TABLE {shadow} RENAME TO {model.name}")
-    for index in model.table.indexes:
-        connection.execute(CreateIndex(index))
-
-
-def drop_shadows(engine: Engine, models: Sequence[Projection], *, only: Iterable[str] | None = None) -> None:
-    """Drop the models' shadow tables: those named, or all that earlier rebuilds left behind."""
-    begin = tuple(f"{model.name}{SHADOW}" for model in models)
-    wanted = None if only is None else set(only)
-    with engine.connect() as connection:
-        there = [name for name in inspect(connection).get_table_names() if name.startswith(begin)]
-    there = [name for name in there if wanted is None or name in wanted]
-    if there:
-        with engine.connect() as plain:
-            connection = writing(plain)
-            with connection.begin():
-                act_as_owner(connection)
-                for name in there:
-                    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
 
 
 def versions(connection: Connection) -> dict[str, int]:
@@ -109,31 +182,28 @@ def positions(connection: Connection) -> dict[str, int]:
     return {name: position for name, position in connection.execute(select(checkpoints.c.name, checkpoints.c.position))}
 
 
-def set_checkpoint(connection: Connection, model: Projection, position: int) -> None:
-    """Set a checkpoint whatever it was."""
+def set_checkpoint(connection: Connection, model: Projection, position: int, *, version: int | None = None) -> None:
+    """Set a checkpoint whatever it was. `version`: of what made the table, if not of this model."""
+    made_by = model.version if version is None else version
     connection.execute(checkpoints.delete().where(checkpoints.c.name == model.name))
     connection.execute(
-        checkpoints.insert().values(name=model.name, version=model.version, position=position, updated_at=now())
+        checkpoints.insert().values(name=model.name, version=made_by, position=position, updated_at=now())
     )
-
-
-def advance(connection: Connection, model: Projection, before: int, after: int) -> bool:
-    """Move a checkpoint from `before` to `after`; False if another runner has moved it meanwhile."""
-    moved = connection.execute(
-        update(checkpoints)
-        .where(
-            checkpoints.c.name == model.name, checkpoints.c.version == model.version, checkpoints.c.position == before
-        )
-        .values(position=after, updated_at=now())
-    )
-    return moved.rowcount == 1
 
 
 def current_rows(
-    connection: Connection, model: Projection, key: Sequence[str], keys: Sequence[tuple[Any, ...]]
+    connection: Connection,
+    model: Projection,
+    key: Sequence[str],
+    keys: Sequence[tuple[Any, ...]],
+    *,
+    name: str | None = None,
 ) -> list[tuple[Any, ...]]:
-    """The stored rows with these values of the key columns, in the store's encodings, columns in the header's order."""
-    plain = _plain(model)
+    """The stored rows with these values of the key columns, in the store's encodings, columns in the header's order.
+
+    `name`: of the table that holds them, if it is another than the projection's own.
+    """
+    plain = _plain(model, name)
     wanted = _key_rows(is_sqlite(connection.engine), [plain.c[name].type for name in key])
     on = and_(*[plain.c[name] == wanted.c[f"k{number}"] for number, name in enumerate(key)])
     found = connection.execute(select(plain).select_from(wanted).join(plain, on), {"keys": orjson.dumps(keys).decode()})
@@ -154,10 +224,24 @@ def _key_rows(sqlite: bool, types: Sequence[Any]) -> Subquery:
     return select(*[part.label(f"k{number}") for number, part in enumerate(parts)]).subquery("wanted")
 
 
-def upsert(connection: Connection, model: Projection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows (in the store's encodings), or replace those of the same key."""
+def upsert(
+    connection: Connection, model: Projection, rows: Sequence[tuple[Any, ...]], *, name: str | None = None
+) -> None:
+    """Insert rows (in the store's encodings), or replace those of the same key; into the model's table of that name."""
     if rows:
-        _upsert_statement(model, connection.dialect).execute(connection, rows)
+        _upsert_statement(model, connection.dialect, name).execute(connection, rows)
+
+
+def remove(
+    connection: Connection, model: Projection, keys: Sequence[tuple[Any, ...]], *, name: str | None = None
+) -> None:
+    """Delete the rows of these keys (in the store's encodings) from the model's table, or the one of that name."""
+    if keys:
+        plain = _plain(model, name)
+        statement = plain.delete().where(
+            and_(*[plain.c[column] == bindparam(f"k{number}") for number, column in enumerate(model.key)])
+        )
+        connection.execute(statement, [{f"k{number}": part for number, part in enumerate(key)} for key in keys])
 
 
 def insert_rows(connection: Connection, model: Projection, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -167,8 +251,8 @@ def insert_rows(connection: Connection, model: Projection, name: str, rows: Sequ
 
 
 @lru_cache(maxsize=64)
-def _upsert_statement(model: Projection, dialect: Dialect) -> BulkInsert:
-    plain = _plain(model)
+def _upsert_statement(model: Projection, dialect: Dialect, name: str | None) -> BulkInsert:
+    plain = _plain(model, name)
     insert = (sqlite if dialect.name == "sqlite" else postgresql).insert(plain)
     rest = {column.name: insert.excluded[column.name] for column in plain.c if column.name not in model.key}
     return BulkInsert(insert.on_conflict_do_update(index_elements=list(model.key), set_=rest), plain, dialect)
@@ -182,14 +266,3 @@ def _plain(model: Projection, name: str | None = None) -> Table:
         Column(each.name, kinds.get(each.type, Text), primary_key=each.name in model.key) for each in model.columns
     ]
     return Table(name or model.name, MetaData(), *columns)
-
-
-def check_versions(connection: Connection, catalogue: Catalogue) -> None:
-    """Raise ProjectionError if a table was made by another version of its model than this program's."""
-    known = versions(connection)
-    for model in catalogue:
-        if known.get(model.name) != model.version:
-            raise ProjectionError(
-                f"the table {model.name} is of version {known.get(model.name)}, this program's model of version "
-                f"{model.version}; run `eventstore rebuild-projections {model.name}`"
-            )

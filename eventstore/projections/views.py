@@ -3,28 +3,78 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from enum import StrEnum
+from functools import lru_cache
+from importlib.resources import files
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, computed_field
-from sqlalchemy import Engine, Select, and_, case, func, or_, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    FromClause,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+)
 
 from eventstore.errors import InputError
+from eventstore.log.records import now
+from eventstore.log.tables import dead_letters
+from eventstore.log.types import to_micros
+from eventstore.projections import tables
 from eventstore.projections.catalogue import projection
+from eventstore.projections.moment import Moment
 
 PAGE_COUPONS = 100
 """Coupons in a page unless the caller says otherwise."""
+ROOTS = ("coupons", "redemptions")
+"""The projections from facts that a coupon's state is made of: what either of them has parked, the state lacks."""
+AFTER_DELETION = "redeemed_at > deleted_at AND (restored_at IS NULL OR redeemed_at < restored_at)"
+"""SQL for a redemption after the last deletion of its coupon and before a restoration, where both rows are at hand."""
 
 
-def _number(value: Decimal) -> Any:
+class CouponStatus(StrEnum):
+    """What a coupon is good for at an instant. `status.sql` says which of them it is; the first that holds, in this order."""
+
+    DELETED = "deleted"
+    INACTIVE = "inactive"
+    EXPIRED = "expired"
+    USED_UP = "used_up"
+    SCHEDULED = "scheduled"
+    ACTIVE = "active"
+    UNKNOWN = "unknown"
+
+
+@lru_cache(maxsize=1)
+def status_sql() -> str:
+    """The expression of `status.sql`, in which `:at` stands for the instant."""
+    lines = (files("eventstore.projections") / "status.sql").read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+
+
+def number(value: Decimal) -> Any:
+    """A decimal as a JSON number."""
     return int(value) if value == value.to_integral_value() else float(value)
 
 
 Number = Annotated[
-    Decimal, PlainSerializer(_number, when_used="json"), WithJsonSchema({"type": "number"}, mode="serialization")
+    Decimal, PlainSerializer(number, when_used="json"), WithJsonSchema({"type": "number"}, mode="serialization")
 ]
 """An exact decimal in Python, a JSON number for programs: 18 digits at most, which a double holds well enough to show."""
 
@@ -45,7 +95,7 @@ class CouponUse(BaseModel):
 
 
 class CouponState(BaseModel):
-    """A coupon now: its latest snapshot, its life and its usage. Times are UTC."""
+    """A coupon, now or as of a moment: its latest snapshot, its life and its usage. Times are UTC."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -80,12 +130,25 @@ class CouponState(BaseModel):
     snapshot_event_id: str | None
     snapshot_time: datetime | None
     usage: CouponUse
+    status: CouponStatus = Field(
+        description="What it is good for, now or at `as_of.status_at`: the first that holds of deleted, inactive (switched "
+        "off), expired (by date or by Wix's word), used_up (its limit is reached by our count or Wix's), scheduled (not yet "
+        "begun) and active. unknown: known by its uses alone, or nobody has said whether it is switched on."
+    )
+    parked: bool = Field(
+        description="Whether an event of it could not be taken in, so that it and what came after it are not counted here."
+    )
+    as_of: Moment | None = Field(default=None, description="What this is as of; null: now.")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def findings(self) -> list[str]:
-        """What is odd about it, in words: uses after deletion, counters that disagree, limits passed."""
+        """What is odd about it, in words: parked, uses after deletion, counters that disagree, limits passed."""
         found = []
+        if self.parked:
+            found.append(
+                "parked: an event of it could not be taken in, and waits with those after it in the dead letters"
+            )
         if self.usage.uses_after_deletion:
             found.append(f"used {_times(self.usage.uses_after_deletion)} after its deletion")
         reported = self.usage.reported_usages
@@ -100,6 +163,14 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
+class Page(NamedTuple):
+    """A page of coupons, the `after` of the page that follows (None on the last), and what it is as of (None: now)."""
+
+    coupons: list[CouponState]
+    next: str | None
+    as_of: Moment | None = None
+
+
 def coupons(
     engine: Engine,
     *,
@@ -107,37 +178,47 @@ def coupons(
     coupon_id: str | None = None,
     code: str | None = None,
     deleted: bool | None = None,
+    status: CouponStatus | None = None,
     after: str | None = None,
     limit: int = PAGE_COUPONS,
-) -> list[CouponState]:
-    """Coupons in (site, coupon id) order, a keyset page at a time.
+) -> Page:
+    """Coupons as they are now in (site, coupon id) order, a keyset page at a time.
 
-    `code` is compared without case, as Wix does. `after` is the `cursor` of the last coupon of the page before. Raises
-    InputError for an `after` that is no cursor.
+    `code` is compared without case, as Wix does. `after` is the `next` of the page before. Raises InputError for an `after`
+    that is no cursor.
     """
-    table = projection("coupons").table
-    statement = _statement().order_by(table.c.site_id, table.c.coupon_id).limit(limit)
-    if site_id is not None:
-        statement = statement.where(table.c.site_id == site_id)
-    if coupon_id is not None:
-        statement = statement.where(table.c.coupon_id == coupon_id)
-    if code is not None:
-        # Lowered by DuckDB on the way in: SQLite's own lower() knows no letters but ASCII's.
-        statement = statement.where(or_(table.c.code == code, table.c["_code"] == code.lower()))
-    if deleted is not None:
-        statement = statement.where(table.c.deleted == deleted)
-    if after is not None:
-        statement = statement.where(tuple_(table.c.site_id, table.c.coupon_id) > tuple_(*_key_of(after)))
     with engine.connect() as connection:
-        return [_state(row._mapping) for row in connection.execute(statement)]
+        table = tables.served(connection, projection("coupons"))
+        status_now = _status(now())
+        statement = _statement(connection, table, status_now).order_by(table.c.site_id, table.c.coupon_id).limit(limit)
+        if site_id is not None:
+            statement = statement.where(table.c.site_id == site_id)
+        if coupon_id is not None:
+            statement = statement.where(table.c.coupon_id == coupon_id)
+        if code is not None:
+            # Lowered by DuckDB on the way in: SQLite's own lower() knows no letters but ASCII's.
+            statement = statement.where(or_(table.c.code == code, table.c["_code"] == code.lower()))
+        if deleted is not None:
+            statement = statement.where(table.c.deleted == deleted)
+        if status is not None:
+            statement = statement.where(status_now == status.value)
+        if after is not None:
+            statement = statement.where(tuple_(table.c.site_id, table.c.coupon_id) > tuple_(*key_of(after)))
+        found = [state(row._asdict()) for row in connection.execute(statement)]
+    return Page(found, cursor(found[-1].site_id, found[-1].coupon_id) if len(found) == limit else None)
 
 
-def cursor(state: CouponState) -> str:
+def _status(at: datetime) -> ColumnElement[str]:
+    return type_coerce(text(status_sql()).bindparams(bindparam("at", to_micros(at), type_=BigInteger)), Text)
+
+
+def cursor(site_id: str, coupon_id: str) -> str:
     """Where the page after this coupon begins."""
-    return urlsafe_b64encode(orjson.dumps([state.site_id, state.coupon_id])).decode()
+    return urlsafe_b64encode(orjson.dumps([site_id, coupon_id])).decode()
 
 
-def _key_of(after: str) -> tuple[str, str]:
+def key_of(after: str) -> tuple[str, str]:
+    """The coupon that a cursor stands behind. Raises InputError for what is none."""
     try:
         site_id, coupon_id = orjson.loads(urlsafe_b64decode(after))
     except (ValueError, TypeError):
@@ -147,20 +228,26 @@ def _key_of(after: str) -> tuple[str, str]:
     return site_id, coupon_id
 
 
-def _statement() -> Select[Any]:
-    coupon = projection("coupons").table
-    usage = projection("coupon_usage").table
-    redemption = projection("redemptions").table
+def _statement(connection: Connection, coupon: FromClause, status: ColumnElement[str]) -> Select[Any]:
+    usage = tables.served(connection, projection("coupon_usage"))
+    redemption = tables.served(connection, projection("redemptions"))
     after_deletion = (
         select(func.count())
         .select_from(redemption)
         .where(
             redemption.c.site_id == coupon.c.site_id,
             redemption.c.coupon_id == coupon.c.coupon_id,
-            redemption.c.redeemed_at > coupon.c.deleted_at,
-            or_(coupon.c.restored_at.is_(None), redemption.c.redeemed_at < coupon.c.restored_at),
+            text(AFTER_DELETION),
         )
+        .correlate(coupon)
         .scalar_subquery()
+    )
+    letter = dead_letters.c
+    parked = exists().where(
+        letter.site_id == coupon.c.site_id,
+        letter.subject_id == coupon.c.coupon_id,
+        letter.resolved_at.is_(None),
+        letter.projection.in_(ROOTS),
     )
     shown: Sequence[Any] = [coupon.c[column.name] for column in projection("coupons").shown]
     return select(
@@ -170,12 +257,15 @@ def _statement() -> Select[Any]:
         usage.c.last_used_at,
         usage.c.by_app,
         case((coupon.c.deleted_at.is_(None), 0), else_=after_deletion).label("uses_after_deletion"),
+        status.label("status"),
+        parked.label("parked"),
     ).select_from(
         coupon.outerjoin(usage, and_(usage.c.site_id == coupon.c.site_id, usage.c.coupon_id == coupon.c.coupon_id))
     )
 
 
-def _state(row: Any) -> CouponState:
+def state(row: Mapping[str, Any]) -> CouponState:
+    """The state that a row of coupons, joined with their usage, tells."""
     values = dict(row)
     values["usage"] = CouponUse(
         times_used=values.pop("times_used") or 0,

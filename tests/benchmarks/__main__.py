@@ -9,12 +9,19 @@ import textwrap
 from pathlib import Path
 
 from eventstore.errors import EventStoreError
-from tests.benchmarks import append, bulk, ingest, rebuild, webhook
+from tests.benchmarks import append, bulk, ingest, live, rebuild, webhook
 from tests.benchmarks.harness import POSTGRESQL, SQLITE, Benchmark, Options, Result
 
 BENCHMARKS = {
     each.name: each
-    for each in (append.BENCHMARK, rebuild.BENCHMARK, ingest.BENCHMARK, bulk.BENCHMARK, webhook.BENCHMARK)
+    for each in (
+        append.BENCHMARK,
+        rebuild.BENCHMARK,
+        live.BENCHMARK,
+        ingest.BENCHMARK,
+        bulk.BENCHMARK,
+        webhook.BENCHMARK,
+    )
 }
 WIDTH = 100
 
@@ -26,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     benchmark = BENCHMARKS[given.name]
     if given.grow:
         if benchmark.grown is None:
-            parser.error(f"--grow is of append only, not of {benchmark.name}")
+            parser.error(f"--grow is of append and rebuild, not of {benchmark.name}")
         benchmark = benchmark.grown
     options = Options(
         events=given.events,
@@ -61,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", choices=BENCHMARKS, help=f"one of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--grow", action="store_true", help="append: one store that grows, and what its size costs")
+    parser.add_argument(
+        "--grow",
+        action="store_true",
+        help="append: one store that grows, and what its size costs; rebuild: two sizes, tenfold",
+    )
     parser.add_argument("--events", type=_positive, metavar="N", help="events a round (default: see below)")
     parser.add_argument("--rounds", type=_positive, metavar="R", help="interleaved rounds (default: see below)")
     parser.add_argument(

@@ -25,7 +25,9 @@ import eventstore.projections.rebuild  # noqa: F401 - importing DuckDB shall be 
 from eventstore.demo import SITE_ID, documented
 from eventstore.errors import InputError
 from eventstore.ingest import Route, read_delivery
+from eventstore.log.arrow import event_batches
 from eventstore.log.engine import make_engine
+from eventstore.log.reader import head
 from eventstore.log.records import Outcome, Prepared, Rejected
 from eventstore.projections.catalogue import Projection, projections
 from eventstore.store import EventStore
@@ -37,6 +39,7 @@ from tests.benchmarks.harness import (
     RawConnection,
     Result,
     Sample,
+    Stores,
     in_child,
     interleaved,
     medians,
@@ -46,8 +49,20 @@ from tests.benchmarks.harness import (
     stores,
 )
 from tests.benchmarks.python_fold import Fold, Row, require_same_columns
+from tests.benchmarks.rebuild_peers import measure_eventsourcing
 
-STAGES = ("read", "facts", "lift", "merge", "write", "swap")
+SHARES = {
+    "read": ("read",),
+    "facts": ("facts",),
+    "models": ("lift", "merge"),
+    "lift": ("lift",),
+    "merge": ("merge",),
+    "write": ("write",),
+    "swap": ("catch_up", "swap"),
+}
+"""The shares told of, and the stages of a rebuild that each is of."""
+EVENTSOURCING_EVENTS = 5_000
+"""Events that eventsourcing projects, at most: it takes a transaction for each."""
 TELL_EVERY = 100_000
 """Events between two notes of a fill's progress."""
 FILL_CHUNK = 2_000
@@ -58,20 +73,52 @@ CURSOR_ROWS = 10_000
 
 def run(options: Options) -> Result:
     """Measure every figure of `BENCHMARK`."""
-    with _log(options) as url:
+    with _log(options) as url, stores(options) as peers:
         in_child(fill, url, options.events)
         samples = interleaved(
             options.rounds or BENCHMARK.rounds,
             lambda: in_child(measure_rebuild, url),
+            lambda: in_child(measure_raw_read, url),
             lambda: in_child(measure_fold, url),
+            lambda: _eventsourcing(peers, url),
         )
     values = medians(
         samples,
+        vs_raw_read=("events_per_second", "raw_read_events_per_second"),
+        vs_eventsourcing=("events_per_second", "eventsourcing_events_per_second"),
         vs_python_fold=("events_per_second", "python_fold_events_per_second"),
         vs_python_fold_in_memory=("events_per_second", "python_fold_in_memory_events_per_second"),
     )
     values["peak_memory_mb"] = max(sample["peak_memory_mb"] for sample in samples)
     return BENCHMARK.result(values)
+
+
+def run_grown(options: Options) -> Result:
+    """Measure every figure of the benchmark's `grown`: one rebuild of a log, and one of a log of ten times as many events."""
+    assert BENCHMARK.grown is not None
+    largest = options.events or BENCHMARK.grown.events
+    sizes = {"small": max(largest // 10, 1), "large": largest}
+    samples = []
+    for _ in range(options.rounds or BENCHMARK.grown.rounds):
+        sample: Sample = {}
+        for name, size in sizes.items():
+            with stores(options) as fresh:
+                url = fresh.fresh()
+                in_child(fill, url, size)
+                measured = in_child(measure_rebuild, url)
+            sample[f"events_per_second_{name}"] = measured["events_per_second"]
+            sample[f"peak_memory_mb_{name}"] = measured["peak_memory_mb"]
+        samples.append(sample)
+    values = medians(samples, rate_at_10m_over_1m=("events_per_second_large", "events_per_second_small"))
+    return BENCHMARK.grown.result(values)
+
+
+def _eventsourcing(peers: Stores, url: str) -> Sample:
+    peer = peers.empty()
+    try:
+        return in_child(measure_eventsourcing, url, peer, EVENTSOURCING_EVENTS)
+    finally:
+        peers.discard(peer)
 
 
 @contextmanager
@@ -138,8 +185,22 @@ def measure_rebuild(url: str) -> Sample:
         start = time.perf_counter()
         result = store.rebuild_projections()
         took = time.perf_counter() - start
-    shares = {f"share_{stage}": result.stages[stage] / took for stage in STAGES}
+    shares = {f"share_{name}": sum(result.stages[each] for each in stages) / took for name, stages in SHARES.items()}
     return {"events_per_second": result.position / took, "peak_memory_mb": peak_memory_mb(), **shares}
+
+
+def measure_raw_read(url: str) -> Sample:
+    """One reading of the log in this process, of the columns that a rebuild reads and as it reads them, doing nothing with them:
+    through ADBC on PostgreSQL, through Python's driver on SQLite."""
+    engine = make_engine(url)
+    count = 0
+    start = time.perf_counter()
+    with event_batches(engine, after=0, until=head(engine)) as batches:
+        for batch in batches:
+            count += batch.num_rows
+    took = time.perf_counter() - start
+    engine.dispose()
+    return {"raw_read_events_per_second": count / took}
 
 
 def measure_fold(url: str) -> Sample:
@@ -237,11 +298,41 @@ BENCHMARK = Benchmark(
     rounds=3,
     figures=(
         Described("events_per_second", "events/s", "rebuild_projections: read, facts, models, write, swap"),
-        Described("peak_memory_mb", "MB", "most memory resident in any round (10**6 bytes)", Goal(1500, at_most=True)),
-        Described("vs_python_fold", "x", "over the fold with its rows written", Goal(3)),
+        Described("peak_memory_mb", "MB", "most memory resident in any round (10**6 bytes)", Goal(2000, at_most=True)),
+        Described("vs_python_fold", "x", "over the fold with its rows written", Goal(4)),
         Described("vs_python_fold_in_memory", "x", "over the fold without that write, ours with it"),
         Described("python_fold_events_per_second", "events/s", "the fold with its rows written"),
-        *(Described(f"share_{stage}", "of the time", f"the stage {stage} of the rebuild") for stage in STAGES),
+        Described("vs_raw_read", "x", "over only reading the same columns of the log, as Arrow", Goal(0.35)),
+        Described(
+            "vs_eventsourcing", "x", "over eventsourcing's projection of the log's first 5,000 events, which makes less"
+        ),
+        Described("raw_read_events_per_second", "events/s", "that reading"),
+        Described(
+            "eventsourcing_events_per_second", "events/s", "that projection: by its runner, on SQLite by its log"
+        ),
+        *(
+            Described(f"share_{name}", "of the time", f"the stages {', '.join(stages)} of the rebuild")
+            for name, stages in SHARES.items()
+        ),
     ),
     run=run,
+    grown=Benchmark(
+        name="rebuild --grow",
+        about="rebuilding every projection from a log, and from one of ten times as many events, on a store of its own each",
+        peer="the smaller log",
+        events=10_000_000,
+        rounds=1,
+        figures=(
+            Described(
+                "rate_at_10m_over_1m", "x", "events/s with all events over those with a tenth of them", Goal(0.75)
+            ),
+            Described("events_per_second_small", "events/s", "the rebuild of a tenth of the events"),
+            Described("events_per_second_large", "events/s", "the rebuild of all of them"),
+            Described(
+                "peak_memory_mb_small", "MB", "most memory resident at a tenth (10**6 bytes)", Goal(2000, at_most=True)
+            ),
+            Described("peak_memory_mb_large", "MB", "most memory resident with all", Goal(2000, at_most=True)),
+        ),
+        run=run_grown,
+    ),
 )

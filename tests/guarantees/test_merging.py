@@ -15,19 +15,22 @@ from hypothesis import strategies as st
 from eventstore.event import Event
 from eventstore.log.arrow import EVENT_SCHEMA
 from eventstore.log.types import from_micros, to_micros
-from eventstore.projections.catalogue import FACTS, Projection, projection, projections
+from eventstore.projections.catalogue import FACTS, Projection, load_catalogue, projection, projections
 from eventstore.projections.duck import ModelSession
 from tests.histories import every_close_call, histories, parts
+from tests.serving import PROJECTIONS
 from tests.slow_model import project
 
 Rows = list[tuple[Any, ...]]
 
 FROM_FACTS = [model.name for model in projections() if model.source == FACTS]
+EXAMPLES = load_catalogue([PROJECTIONS / "app_weeks", PROJECTIONS / "coupon_days"])
+"""The store's own projections and the examples of what its owner may add."""
 
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[ModelSession]:
-    opened = ModelSession(projections())
+    opened = ModelSession(EXAMPLES)
     yield opened
     opened.close()
 
@@ -128,13 +131,13 @@ def test_every_close_call_is_counted_the_same_from_disjoint_parts(session: Model
     the_same(readable(model, merged(session, model, pieces)), readable(model, usage(session, redemptions)))
 
 
-@pytest.mark.parametrize("name", FROM_FACTS)
+@pytest.mark.parametrize("name", [*FROM_FACTS, "coupon_days"])
 @given(data=st.data(), history=histories())
 @settings(max_examples=8)
 def test_the_model_of_a_union_is_the_merge_of_the_models(
     session: ModelSession, name: str, data: st.DataObject, history: list[Event]
 ) -> None:
-    model = projection(name)
+    model = EXAMPLES.find(name)
     whole = modelled(session, model, history)
     pieces = [modelled(session, model, piece) for piece in data.draw(parts(history, overlap=True))]
     assert merged(session, model, data.draw(st.permutations(pieces))) == whole
@@ -168,19 +171,37 @@ def test_it_does_not_matter_which_parts_are_merged_first_and_merging_twice_chang
     assert merged(session, model, [from_left, from_left]) == from_left
 
 
+@pytest.mark.parametrize("name", ["coupon_usage", "app_weeks"])
 @given(data=st.data(), history=histories())
 @settings(max_examples=8)
-def test_usage_of_all_redemptions_is_the_merge_of_the_usages_of_disjoint_parts(
+def test_what_is_made_of_all_redemptions_is_the_merge_of_what_is_made_of_disjoint_parts(
+    session: ModelSession, name: str, data: st.DataObject, history: list[Event]
+) -> None:
+    model = EXAMPLES.find(name)
+    redemptions = modelled(session, projection("redemptions"), history)
+    whole = of_redemptions(session, model, redemptions)
+    pieces = [of_redemptions(session, model, piece) for piece in data.draw(parts(redemptions, overlap=False))]
+    assert merged(session, model, data.draw(st.permutations(pieces))) == whole
+
+
+@given(data=st.data(), history=histories())
+@settings(max_examples=8)
+def test_usage_per_app_per_week_does_not_depend_on_the_order_or_repetition_of_events(
     session: ModelSession, data: st.DataObject, history: list[Event]
 ) -> None:
-    redemptions = modelled(session, projection("redemptions"), history)
-    whole = usage(session, redemptions)
-    pieces = [usage(session, piece) for piece in data.draw(parts(redemptions, overlap=False))]
-    assert merged(session, projection("coupon_usage"), data.draw(st.permutations(pieces))) == whole
+    def weeks(events: Sequence[Event]) -> Rows:
+        return of_redemptions(session, EXAMPLES.find("app_weeks"), modelled(session, projection("redemptions"), events))
+
+    again = data.draw(st.permutations(history + history[: len(history) // 2]))
+    assert weeks(again) == weeks(history)
 
 
 def usage(session: ModelSession, redemptions: Rows) -> Rows:
-    source, model = projection("redemptions"), projection("coupon_usage")
+    return of_redemptions(session, projection("coupon_usage"), redemptions)
+
+
+def of_redemptions(session: ModelSession, model: Projection, redemptions: Rows) -> Rows:
+    source = projection("redemptions")
     merged(session, source, [redemptions])
     session.lift(model)
     session.merge(model)

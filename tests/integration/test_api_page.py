@@ -25,7 +25,11 @@ ROUTES = {
     ("get", "/v1/coupons/{coupon_id}/history"): {"400", "401", "403", "404", "422", "503"},
     ("get", "/v1/usage"): {"400", "401", "403", "422", "503"},
     ("get", "/healthz"): set(),
+    ("get", "/readyz"): {"503"},
+    ("get", "/metrics"): {"503"},
 }
+OPEN = ("/healthz", "/readyz", "/metrics", "/v1/webhooks/wix")
+"""What needs no token."""
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ADDRESS = re.compile(r"""(?:https?:)?//[^\s"'<>)]+""")
 
@@ -69,7 +73,7 @@ def test_a_route_says_what_it_is_for_and_how_it_refuses(schema: dict[str, Any], 
         assert answer["content"].keys() == {PROBLEM_JSON}
         assert set(answer["content"][PROBLEM_JSON]["schema"]["required"]) == {"type", "title", "status", "detail"}
     # A webhook's own signature says whose it is.
-    assert bool(told.get("security")) == (route[1] not in ("/healthz", "/v1/webhooks/wix"))
+    assert bool(told.get("security")) == (route[1] not in OPEN)
     if route[0] == "post":
         assert told["requestBody"]["required"]
     for parameter in told.get("parameters", []):

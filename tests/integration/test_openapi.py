@@ -47,6 +47,8 @@ OPERATIONS = [
     ("GET", "/v1/coupons/{coupon_id}/history"),
     ("GET", "/v1/usage"),
     ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
 ]
 CHECKED = [
     HealthCheck.too_slow,
@@ -98,8 +100,8 @@ CASES = [
     pytest.param(*operation, mode, id=f"{' '.join(operation)} {name}")
     for operation in OPERATIONS
     for name, mode in (("fitting", GenerationMode.POSITIVE), ("faulty", GenerationMode.NEGATIVE))
-    # Of the health check nothing can be asked wrongly.
-    if operation != ("GET", "/healthz") or name == "fitting"
+    # Of the health checks nothing can be asked wrongly.
+    if operation[1] not in ("/healthz", "/readyz", "/metrics") or name == "fitting"
 ]
 
 

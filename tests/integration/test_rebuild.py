@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from eventstore.demo import month
-from eventstore.errors import NotFound, ProjectionError
-from eventstore.event import Event
+from eventstore.errors import InputError, NotFound, ProjectionError
+from eventstore.event import Coupon, Discount, DiscountType, Event, Source
+from eventstore.log.engine import write_transaction
+from eventstore.log.tables import dead_letters
 from eventstore.projections import rebuild
 from eventstore.projections.catalogue import projections
 from eventstore.projections.rebuild import RebuildProgress
@@ -33,6 +37,11 @@ def vandalise(store: EventStore, *names: str) -> None:
     with store.engine.begin() as connection:
         for name in names:
             connection.exec_driver_sql(f"DELETE FROM {name}")
+
+
+def count(store: EventStore, table: str) -> int:
+    with store.engine.connect() as connection:
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one())
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +155,14 @@ def test_progress_is_told_up_to_the_swap(filled: EventStore, monkeypatch: pytest
     told: list[RebuildProgress] = []
     filled.rebuild_projections(on_progress=told.append)
     head = filled.head()
-    assert list(dict.fromkeys(progress.stage for progress in told)) == ["read", "merge", "write", "swap"]
+    assert list(dict.fromkeys(progress.stage for progress in told)) == ["read", "merge", "write", "catch_up", "swap"]
     assert [progress.position for progress in told if progress.stage == "read"] == [
         min(piece, head) for piece in range(40, head + 40, 40)
     ]
     assert {progress.head for progress in told} == {head}
 
 
-@pytest.mark.parametrize("stage", ["read", "merge", "write"])
+@pytest.mark.parametrize("stage", ["read", "merge", "write", "catch_up"])
 def test_a_rebuild_given_up_on_leaves_the_old_tables_as_they_were(filled: EventStore, stage: str) -> None:
     vandalise(filled, "coupons")
     before = stored(filled.engine)
@@ -209,7 +218,175 @@ def test_a_rebuilt_table_has_the_indexes_of_the_first_and_still_holds_a_key_once
             connection.exec_driver_sql(f"INSERT INTO {model.name} SELECT * FROM {model.name}")
 
 
-def test_a_rebuild_leaves_no_shadows(filled: EventStore) -> None:
+def test_a_rebuild_leaves_no_shadows_and_keeps_what_it_has_replaced_until_the_next_one(filled: EventStore) -> None:
     before = set(inspect(filled.engine).get_table_names())
+    old = {f"{model.name}__old" for model in projections()}
+    vandalise(filled, "coupons")
     filled.rebuild_projections()
+    assert set(inspect(filled.engine).get_table_names()) == before | old
+    assert count(filled, "coupons__old") == 0
+    filled.rebuild_projections()
+    assert set(inspect(filled.engine).get_table_names()) == before | old
+    assert count(filled, "coupons__old") == count(filled, "coupons") > 0
+    filled.rebuild_projections("coupons", keep=False)
+    assert set(inspect(filled.engine).get_table_names()) == before | old - {"coupons__old"}
+    status = filled.rebuild_status()
+    assert status is not None
+    assert set(status.kept) == old - {"coupons__old"}
+    assert set(filled.drop_kept_tables()) == set(status.kept)
     assert set(inspect(filled.engine).get_table_names()) == before
+
+
+# Events that a model cannot take
+
+NUMBERS = """-- projection: numbers
+-- version: 1
+-- from: facts
+-- key: site_id, coupon_id
+-- about: Codes that are numbers; no other code can be taken.
+-- column: site_id    text    the site
+-- column: coupon_id  text    the coupon
+-- column: number     bigint  its highest code
+
+-- [lift]
+SELECT site_id, coupon_id, max(CAST(code AS BIGINT)) AS number
+FROM facts
+WHERE code IS NOT NULL
+GROUP BY site_id, coupon_id
+
+-- [merge]
+SELECT site_id, coupon_id, max(number) AS number
+FROM partial
+GROUP BY site_id, coupon_id
+"""
+
+
+def created(number: int, code: str) -> Event:
+    return Event(
+        event_id=f"e-{number}",
+        type="coupon.created",
+        entity_id=f"c-{number}",
+        coupon_id=f"c-{number}",
+        event_time=datetime(2026, 9, 1, tzinfo=UTC),
+        coupon=Coupon(code=code, discount=Discount(type=DiscountType.UNKNOWN)),
+        source=Source.VELO,
+        site_id="s",
+    )
+
+
+@pytest.fixture
+def numbered(store_url: str, tmp_path: Path) -> Iterator[EventStore]:
+    """A store with a projection that takes numbers only, one of whose thirty codes is none."""
+    (tmp_path / "numbers.sql").write_text(NUMBERS, encoding="utf-8")
+    with EventStore.open(store_url, projections=[tmp_path]) as store:
+        events = [created(number, "FREE" if number == 17 else str(number)) for number in range(1, 31)]
+        assert [outcome.position for outcome in store.append_many(events)] == list(range(1, 31))
+        yield store
+
+
+def letter(store: EventStore, position: int, **resolved: object) -> None:
+    with write_transaction(store.engine) as connection:
+        connection.execute(
+            dead_letters.insert().values(
+                projection="numbers",
+                position=position,
+                site_id="s",
+                subject_id=f"c-{position}",
+                event_id=f"e-{position}",
+                reason="no number",
+                parked_at=datetime.now(UTC),
+                **resolved,
+            )
+        )
+
+
+@pytest.mark.parametrize("piece", [7, 100])
+def test_an_event_that_a_model_cannot_take_is_named_and_the_old_tables_stay(
+    numbered: EventStore, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(rebuild, "PIECE_EVENTS", piece)
+    before = numbered.status().projections
+    with pytest.raises(ProjectionError, match=r"projection numbers .* position 17 \(id e-17\): .*old tables stay"):
+        numbered.rebuild_projections()
+    assert numbered.status().projections == before
+    status = numbered.rebuild_status()
+    assert status is not None
+    assert status.outcome == "failed"
+    assert "position 17" in (status.message or "")
+    # The others do not read of it.
+    assert numbered.rebuild_projections("coupons").rows == {"coupons": 30}
+
+
+def test_an_event_that_comes_during_the_rebuild_and_cannot_be_taken_is_named_too(
+    numbered: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letter(numbered, 17, resolved_at=datetime.now(UTC), resolution="skipped")
+    monkeypatch.setattr(rebuild, "FEW_EVENTS", 5)
+
+    def meanwhile(progress: RebuildProgress) -> None:
+        if progress.stage == "write":
+            list(numbered.append_many([created(number, "NONE" if number == 38 else "1") for number in range(31, 41)]))
+
+    with pytest.raises(ProjectionError, match=r"numbers .* position 38"):
+        numbered.rebuild_projections("numbers", on_progress=meanwhile)
+    assert count(numbered, "numbers") == 0
+
+
+def test_skipped_events_are_left_out_of_their_projection_alone_and_the_parked_ones_are_taken_in(
+    numbered: EventStore,
+) -> None:
+    letter(numbered, 17, resolved_at=datetime.now(UTC), resolution="skipped")
+    letter(numbered, 5)
+    letter(numbered, 6)
+    result = numbered.rebuild_projections()
+    assert (result.rows["numbers"], result.rows["coupons"]) == (29, 30)
+    with numbered.engine.connect() as connection:
+        found = connection.execute(select(dead_letters.c.position, dead_letters.c.resolution))
+        assert {position: resolution for position, resolution in found} == {17: "skipped", 5: "retried", 6: "retried"}
+
+
+def test_a_letter_that_is_skipped_during_a_rebuild_stops_its_swap(numbered: EventStore) -> None:
+    letter(numbered, 17, resolved_at=datetime.now(UTC), resolution="skipped")
+
+    def meanwhile(progress: RebuildProgress) -> None:
+        if progress.stage == "write":
+            letter(numbered, 3, resolved_at=datetime.now(UTC), resolution="skipped")
+
+    with pytest.raises(ProjectionError, match=r"skipped or retried during the rebuild; nothing was swapped"):
+        numbered.rebuild_projections("numbers", on_progress=meanwhile)
+    assert count(numbered, "numbers") == 0
+
+
+# Catching up
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_after_the_swap_everything_appended_before_it_is_in_the_tables(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(rebuild, "FEW_EVENTS", few)
+    monkeypatch.setattr(rebuild, "STEP_EVENTS", 17)
+    later: list[int] = []
+
+    def meanwhile(progress: RebuildProgress) -> None:
+        if progress.stage in ("write", "catch_up") and len(later) < 2:
+            ingest(filled, 60, after=150 + 60 * len(later))
+            later.append(filled.head())
+
+    result = filled.rebuild_projections(on_progress=meanwhile)
+    assert later[0] < later[1] == result.position == filled.head()
+    assert {each.lag for each in filled.status().projections} == {0}
+    # Without a step of the live runner.
+    assert shown(filled.engine) == project(log_of(filled))
+    assert result.rows == {name: len(rows) for name, rows in stored(filled.engine).items()}
+
+
+def test_a_rebuild_needs_an_amount_of_memory_that_it_understands(filled: EventStore) -> None:
+    with pytest.raises(InputError, match="not an amount of memory: 'lots'; write it as 512MB"):
+        filled.rebuild_projections(memory_limit="lots")
+    before = stored(filled.engine)
+    with pytest.raises(ProjectionError, match=r"(?i)memory.*old tables stay"):
+        filled.rebuild_projections(memory_limit="1MB")
+    assert stored(filled.engine) == before
+    filled.rebuild_projections(memory_limit="64 MiB")
+    assert stored(filled.engine) == before

@@ -411,9 +411,10 @@ def test_columns_have_their_types_and_say_what_they_are(connection: analytics.An
         assert found.pop(("facts", each.name))[1] == each.doc
         assert found.pop(("events", each.name))[1] == each.doc
     for each in ACTOR_COLUMNS:
-        assert found.pop(("facts", each.name)) == found.pop(("events", each.name)) == (duck_type(each), each.doc)
+        of_events = found.pop(("events", each.name))
+        assert found.pop(("facts", each.name)) == of_events == (duck_type("facts", each), each.doc)
     for each in DELIVERY_COLUMNS:
-        assert found.pop(("deliveries", each.name)) == (duck_type(each), each.doc)
+        assert found.pop(("deliveries", each.name)) == (duck_type("deliveries", each), each.doc)
     assert not found  # nothing that only serves the merge
     tables = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal").fetchall())
     assert all(tables[model.name] == model.about for model in projections())
@@ -464,10 +465,30 @@ def test_there_must_be_a_store(tmp_path: Path) -> None:
         analytics.connect(f"sqlite:///{path}")
 
 
-def test_a_projection_of_another_version_is_not_read(shop: str) -> None:
-    change(shop, "UPDATE projection_checkpoints SET version = 99 WHERE name = 'coupons'")
-    with analytics.connect(shop, catch_up=False) as connection, pytest.raises(ProjectionError, match="rebuild"):
-        connection.load("coupons")
+def test_a_projection_of_another_version_is_read_as_it_stands_and_says_so(shop: str) -> None:
+    with analytics.connect(shop, catch_up=False) as connection:
+        codes = connection.execute("SELECT coupon_id, code, limit_per_customer FROM coupons ORDER BY ALL").fetchall()
+        assert connection.behind == ()
+    change(
+        shop,
+        "UPDATE projection_checkpoints SET version = 99 WHERE name = 'coupons'",
+        "ALTER TABLE coupons DROP COLUMN limit_per_customer",
+    )
+    with analytics.connect(shop) as connection:
+        older = connection.execute("SELECT coupon_id, code, limit_per_customer FROM coupons ORDER BY ALL").fetchall()
+        assert older == sorted((coupon_id, code, None) for coupon_id, code, _ in codes)
+        assert connection.behind == ("coupons",)
+        about = "SELECT comment FROM duckdb_tables() WHERE table_name = 'coupons'"
+        assert "eventstore upgrade" in connection.execute(about).fetchall()[0][0]
+
+
+def test_a_projection_that_was_never_built_is_not_read_as_if_it_were_empty(shop: str) -> None:
+    change(shop, "UPDATE projection_checkpoints SET version = 0 WHERE name = 'coupons'")
+    with analytics.connect(shop, catch_up=False) as connection:
+        connection.load()
+        assert "coupons" not in connection.loaded
+        with pytest.raises(ProjectionError, match=r"has not been built .*eventstore upgrade"):
+            connection.execute("SELECT count(*) FROM coupons")
 
 
 def test_a_query_past_the_memory_limit_is_refused_with_the_way_out(shop: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from sqlalchemy import make_url
 import analytics
 from eventstore.demo import examples
 from eventstore.errors import InputError, NotOwner, ProjectionError, StoreUnavailable
+from eventstore.event import Event
 from eventstore.log.guards import check_guards
 from eventstore.log.partitions import list_partitions
+from eventstore.log.records import prepare
 from eventstore.projections.catalogue import projections
 from eventstore.store import EventStore
 from tests.commands import Command, run
 from tests.partitioned import event, shrink, some, wait_for
 from tests.rows import Stranger
-from tests.serving import applied, assert_problem, created, serving, settled
+from tests.serving import PROJECTIONS, applied, assert_problem, created, serving, settled
 from tests.signing import public_pem
 from tests.stores import PostgresqlServer
 
@@ -110,6 +113,29 @@ def test_a_server_that_is_only_a_writer_receives_projects_and_answers(logins: Lo
         list(store.retry_quarantined(kind="quarantined"))
         assert store.status().guard_findings == ()
         assert store.find("w-2", site_id="local").position == head + 2
+
+
+def test_a_writer_parks_what_a_projection_cannot_take_and_skips_it(logins: Logins) -> None:
+    with EventStore.open(logins.writer) as store:
+        sound = Event(
+            event_id="sound",
+            type="coupon.deleted",
+            source="velo",
+            site_id="shop",
+            entity_id="parked",
+            coupon_id="parked",
+            event_time=datetime(2026, 9, 1, tzinfo=UTC),
+        )
+        broken = prepare(sound.model_copy(update={"event_id": "broken"}))._replace(payload=b"{")
+        store.submit([broken, prepare(sound)]).result()
+        store.project()
+        letters = store.dead_letters()
+        assert {letter.projection for letter in letters} == {"coupons", "redemptions", "loyalty_coupons"}
+        assert [each.parked_at for each in store.retry_dead_letters()] == [letter.position for letter in letters]
+        for letter in letters:
+            assert store.skip_dead_letter(letter.id, "no event").events == 1
+        assert store.coupon("parked").deleted
+        assert store.dead_letters() == []
 
 
 def test_a_writer_registers_apps_and_tokens(logins: Logins, tmp_path: Path, folder: Path) -> None:
@@ -281,6 +307,27 @@ def test_what_a_member_of_the_owner_makes_belongs_to_the_owner_and_the_others_ca
         assert store.project() == size + 1
     with analytics.connect(logins.reader, catch_up=False) as db:
         assert db.sql("SELECT count(*) FROM redemptions").fetchall()[0][0] >= 1
+
+
+def test_an_upgrade_with_a_projection_of_one_s_own_is_the_owner_s_and_then_everybody_s(logins: Logins) -> None:
+    own = [PROJECTIONS / "app_weeks"]
+    with pytest.raises(NotOwner, match=f"{logins.prefix}_owner"):
+        EventStore.open(logins.writer, projections=own)
+    with EventStore.open(logins.writer) as store:
+        assert not store.upgrade().did_something
+    with EventStore.open(logins.owner, projections=own) as store:
+        assert "app_weeks" in {each.name for each in store.upgrade().projections}
+    assert {owner for name, owner, *_ in rights(logins.admin) if name == "app_weeks"} == {f"{logins.prefix}_owner"}
+    with EventStore.open(logins.writer, projections=own) as store:
+        store.append(event(1))
+        assert store.project() == store.head()
+        with Stranger(logins.admin) as stranger:
+            stranger.execute("UPDATE projection_checkpoints SET version = 90 WHERE name = 'app_weeks'")
+        assert store.projections_behind() == ("app_weeks",)
+        with pytest.raises(NotOwner, match=f"{logins.prefix}_owner"):
+            store.upgrade()
+    with EventStore.open(logins.reader, create=False, projections=own) as store:
+        assert store.projection_rows("app_weeks")
 
 
 def test_making_roles_again_changes_nothing_and_mends_what_was_granted_beside_it(logins: Logins) -> None:

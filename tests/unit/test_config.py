@@ -48,7 +48,7 @@ def test_what_the_caller_gives_goes_over_all_else_unless_it_is_none(
 def test_every_setting_can_be_given_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {"url": "sqlite:///x.db", "site": "s", "host": "::1", "port": 1, "queue_events": 2}
     given |= {"workers": 3, "max_body_bytes": 2048, "max_batch_bytes": 4096, "auth_failures_per_minute": 3}
-    given |= {"projections": ["mine"]}
+    given |= {"projections": ["mine"], "project": False}
     given |= {"log_level": "debug", "log_format": "json", "apps": [{"name": "a", "key": "k", "instances": ["i"]}]}
     assert given.keys() == Settings.model_fields.keys()
     for name, value in given.items():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
 from eventstore.errors import NotFound, ProjectionError
 from eventstore.log.tables import metadata
-from eventstore.projections.catalogue import FACTS, Projection, parse, projection, projections
+from eventstore.projections.catalogue import FACTS, Projection, load_catalogue, parse, projection, projections
 from eventstore.projections.duck import ModelSession
 
 GOOD = """-- projection: uses
@@ -78,6 +79,153 @@ def test_a_column_of_an_unknown_type_is_refused_with_the_known_ones() -> None:
         parse(GOOD.replace("uses       bigint", "uses       float"), "uses.sql")
 
 
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        ("projection: uses", "projection: Uses", "'Uses' is no name for a projection: use small letters"),
+        ("projection: uses", "projection: my uses", "'my uses' is no name for a projection"),
+        ("projection: uses", "projection: uses__old", "'uses__old' is no name for a projection"),
+        ("projection: uses", f"projection: {'u' * 41}", "40 characters at most"),
+        ("projection: uses", "projection: pg_uses", "none that begins with sqlite_, pg_, duckdb_"),
+        *[
+            ("projection: uses", f"projection: {name}", f"a projection cannot be named {name}: .* choose another")
+            for name in ("events", "log_head", "dead_letters", "alembic_version", "facts", "batch", "partial", "order")
+        ],
+        ("version: 2", "version: 0", "`-- version: 0` is not a whole number from 1 on"),
+        ("version: 2", "version: 1.5", "`-- version: 1.5` is not a whole number"),
+        ("version: 2", "version: new", "`-- version: new` is not a whole number"),
+        ("version: 2", "version: 2\n-- version: 3", "has `-- version:` more than once"),
+        ("from: facts", "from: facts and more", "`-- from: facts and more` is not `facts` or a projection with"),
+        ("from: facts", "from: facts (sequence)", "`-- from: facts` takes no columns"),
+        ("key: site_id, coupon_id", "key: site_id, coupon", "`-- key:` names 'coupon'"),
+        (
+            "key: site_id, coupon_id",
+            "key: site_id, site_id",
+            "`-- key:` names 'site_id'; it takes columns .* each once",
+        ),
+        ("key: site_id, coupon_id", "key: ,", "`-- key:` names 'no column'"),
+        ("key: site_id, coupon_id", "key: site_id, _memory", "_memory cannot be in the key"),
+        ("index: site_id, uses", "index: used", "`-- index:` names 'used'"),
+        (
+            "column: uses       bigint  how often, counted here",
+            "column: uses bigint",
+            "needs a name, a type and what it is",
+        ),
+        ("column: uses       bigint", "column: Uses  bigint", "'Uses' is no name for a column"),
+        ("column: uses       bigint", "column: __uses  bigint", "'__uses' is no name for a column"),
+        (
+            "column: coupon_id  text    the coupon",
+            "column: uses  text  the coupon",
+            "the column uses is declared twice",
+        ),
+        ("-- [merge]", "-- [lift]", "needs one `-- \\[lift\\]` and one `-- \\[merge\\]`"),
+    ],
+)
+def test_a_header_that_is_wrong_is_refused_with_the_file_and_what_is_wrong(good: str, bad: str, said: str) -> None:
+    assert good in GOOD
+    with pytest.raises(ProjectionError, match=rf"^uses\.sql: .*{said}"):
+        parse(GOOD.replace(good, bad, 1), "uses.sql")
+
+
+def test_what_stands_behind_the_first_query_is_no_header() -> None:
+    text = GOOD.replace("SELECT site_id, coupon_id, count(*)", "-- from: nowhere\nSELECT site_id, coupon_id, count(*)")
+    assert (
+        parse(text.replace("GROUP BY site_id, coupon_id\n", "GROUP BY site_id, coupon_id;\n"), "here").source == FACTS
+    )
+
+
+# Folders of one's own
+
+
+def folder_of(tmp_path: Path, **models: str) -> Path:
+    for name, text in models.items():
+        (tmp_path / f"{name}.sql").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+DERIVED = """-- projection: orders_of_sites
+-- version: 1
+-- from: redemptions (reports)
+-- key: site_id
+-- about: How many orders used a coupon.
+-- column: site_id  text    the site
+-- column: orders   bigint  orders
+
+-- [lift]
+SELECT site_id, count(*) AS orders FROM redemptions GROUP BY site_id
+
+-- [merge]
+SELECT site_id, CAST(sum(orders) AS BIGINT) AS orders FROM partial GROUP BY site_id -- a last word
+"""
+
+
+def test_a_folder_adds_its_models_behind_those_that_every_store_has(tmp_path: Path) -> None:
+    catalogue = load_catalogue([folder_of(tmp_path, uses="\ufeff" + GOOD, a=DERIVED)])
+    assert names(catalogue) == [*names(projections()), "orders_of_sites", "uses"]
+    assert names(catalogue.with_dependents(("orders_of_sites",))) == ["redemptions", "coupon_usage", "orders_of_sites"]
+    assert load_catalogue() is projections()
+
+
+def test_a_folder_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ProjectionError, match=r"nowhere of your own projections is no folder; .*EVENTSTORE_PROJECTIONS"
+    ):
+        load_catalogue([tmp_path / "nowhere"])
+    with pytest.raises(ProjectionError, match=r"holds no `\.sql` file"):
+        load_catalogue([tmp_path])
+    (tmp_path / "latin.sql").write_bytes(GOOD.encode() + b"\xe9")
+    with pytest.raises(ProjectionError, match=r"latin\.sql: cannot be read as text"):
+        load_catalogue([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "said"),
+    [
+        (
+            "projection: orders_of_sites",
+            "projection: coupons",
+            r"there is a projection coupons already, in coupons\.sql",
+        ),
+        (
+            "from: redemptions",
+            "from: redemption",
+            r"`-- from: redemption` is no projection; there are facts, coupons, ",
+        ),
+        ("from: redemptions", "from: orders_of_sites", "`-- from: orders_of_sites` is no projection"),
+        (
+            "redemptions (reports)",
+            "redemptions (report)",
+            "redemptions has no column report to read; there are site_id",
+        ),
+        ("redemptions (reports)", "redemptions", "`-- from: redemptions` needs the columns that the lift reads"),
+        ("FROM redemptions", "FROM redemption", "the model orders_of_sites does not run: .*redemption"),
+        ("CAST(sum(orders) AS BIGINT)", "sum(orders)", r"makes orders as HUGEINT, .* bigint: use CAST\(… AS BIGINT\)"),
+        ("SELECT site_id, count(*) AS orders", "SELECT site_id, 1 AS one, count(*) AS orders", "lifts the columns"),
+    ],
+)
+def test_a_model_that_would_not_do_in_a_store_is_refused_with_its_file(
+    tmp_path: Path, good: str, bad: str, said: str
+) -> None:
+    assert good in DERIVED
+    with pytest.raises(ProjectionError, match=rf"(?s)^{re.escape(str(tmp_path))}.mine\.sql: .*{said}"):
+        load_catalogue([folder_of(tmp_path, mine=DERIVED.replace(good, bad))])
+
+
+def test_a_model_whose_rows_cannot_be_found_by_its_source_s_columns_is_refused(tmp_path: Path) -> None:
+    text = DERIVED.replace("site_id", "shop").replace("SELECT shop, count", "SELECT site_id AS shop, count")
+    with pytest.raises(ProjectionError, match="the key needs a column of redemptions, as it stands there"):
+        load_catalogue([folder_of(tmp_path, mine=text)])
+    text = DERIVED.replace("site_id", "reports").replace("reports  text", "reports  json")
+    with pytest.raises(ProjectionError, match="the key's reports is json and that of redemptions bigint"):
+        load_catalogue([folder_of(tmp_path, mine=text)])
+
+
+def test_two_files_cannot_make_the_same_table(tmp_path: Path) -> None:
+    folder_of(tmp_path, one=GOOD, two=GOOD)
+    with pytest.raises(ProjectionError, match=r"two\.sql: there is a projection uses already, in .*one\.sql"):
+        load_catalogue([tmp_path])
+
+
 # Running a model
 
 
@@ -91,7 +239,10 @@ def test_a_good_model_runs() -> None:
     [
         (GOOD.replace("AS uses,", "AS others,"), "uses does not run"),
         (GOOD.replace("FROM facts", "FROM nowhere"), "uses does not run"),
-        (GOOD.replace("-- column: uses       bigint  how often, counted here\n", ""), "header declares others"),
+        (
+            GOOD.replace("-- column: uses       bigint  how often, counted here\n", "").replace("-- index:", "--"),
+            "header declares others",
+        ),
         (GOOD.replace("-- column: _memory", "-- column: _other"), "header declares others"),
     ],
 )

@@ -37,9 +37,9 @@ def test_every_setting_is_documented_with_its_variable() -> None:
 
 
 def test_every_route_is_documented() -> None:
-    from eventstore.api import coupons, deliveries, health
+    from eventstore.api import coupons, deliveries, health, metrics
 
-    for resource in (coupons, deliveries, health):
+    for resource in (coupons, deliveries, health, metrics):
         for route in resource.router.routes:
             path = getattr(route, "path", "").replace("coupon_id", "id").replace("/{handler}", "")
             assert path in README, path

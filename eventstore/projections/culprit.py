@@ -1,0 +1,62 @@
+"""Which event a model cannot take: found by running the models over fewer and fewer of those that it failed at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import orjson
+import pyarrow as pa
+
+from eventstore.errors import ProjectionError
+from eventstore.projections.catalogue import FACTS, Projection
+from eventstore.projections.dead_letters import reason_of
+from eventstore.projections.duck import ModelSession
+
+
+def culprit(models: Sequence[Projection], batch: pa.Table) -> ProjectionError | None:
+    """The error that names the first event of a batch of the log which a model cannot take, with those before it; None if the
+    models take them all."""
+    if _failure(models, batch) is None:
+        return None
+    fine, failing = 0, batch.num_rows
+    while failing - fine > 1:
+        middle = (fine + failing) // 2
+        if _failure(models, batch.slice(0, middle)) is None:
+            fine = middle
+        else:
+            failing = middle
+    failure = _failure(models, batch.slice(failing - 1, 1)) or _failure(models, batch.slice(0, failing))
+    if failure is None:
+        return None
+    model, error = failure
+    position = batch["position"][failing - 1].as_py()
+    try:
+        event_id = orjson.loads(batch["payload"][failing - 1].as_py())["event_id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        event_id = "that cannot be read"
+    return ProjectionError(
+        f"the projection {model.name} cannot take the event at position {position} (id {event_id}): {reason_of(error)}"
+    )
+
+
+def _failure(models: Sequence[Projection], batch: pa.Table) -> tuple[Projection, duckdb.Error] | None:
+    """The first of the models that cannot make its rows of these events, and why not."""
+    session = ModelSession(models)
+    at = models[0]
+    try:
+        session.load_facts(batch)
+        for at in models:
+            if at.source == FACTS:
+                session.lift(at)
+        for at in models:
+            if at.source != FACTS:
+                session.lift(at)
+            session.merge(at)
+            # Also what only comes to light when the rows are made into what is stored.
+            session.stored_rows(at)
+    except duckdb.Error as error:
+        return at, error
+    finally:
+        session.close()
+    return None

@@ -1,0 +1,118 @@
+"""Merging new facts into rows that are stored: what the live runner does in each step, and a rebuild to its shadow tables when
+it catches up. The session then holds, for every model, its touched rows as they become and as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from eventstore.projections import tables
+from eventstore.projections.catalogue import FACTS, Projection
+from eventstore.projections.duck import ModelSession, quoted
+
+
+def merge(
+    session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str] | None = None
+) -> None:
+    """Leave in `<name>__merged` the rows of every key that the session's facts touch, and in `<name>__before` what they were.
+
+    A model that reads from another comes after it. `stands_in`: by a projection's name, the table that holds its rows.
+    """
+    if model.source == FACTS:
+        _merge_facts(session, connection, model, stands_in or {})
+    else:
+        _merge_derived(session, connection, model, stands_in or {})
+
+
+def _merge_facts(
+    session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]
+) -> None:
+    session.lift(model)
+    keys = session.keys(quoted(f"{model.name}__partial"), model.key_columns)
+    if not keys:
+        session.clear(model)
+        return
+    before = tables.current_rows(connection, model, model.key, keys, name=stands_in.get(model.name))
+    session.put(f"{model.name}__before", model.columns, before, like=quoted(f"{model.name}__merged"))
+    session.add_partial(model, quoted(f"{model.name}__before"))
+    session.merge(model)
+
+
+def _merge_derived(
+    session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]
+) -> None:
+    """The same for a model that counts another's rows, of which `<source>__merged` and `<source>__before` are at hand.
+
+    A new row of the source is merged in. A row that changed in what the model reads of it, or went, may have made a maximum
+    smaller, which no merge can undo: what it belonged to is counted anew from all its rows. Those are found by the columns
+    of the key that are the source's too, among the rows that are stored.
+    """
+    source = next(each for each in session.models if each.name == model.source)
+    merged, before = quoted(f"{source.name}__merged"), quoted(f"{source.name}__before")
+    view = f"CREATE OR REPLACE TEMP VIEW {quoted(source.name)} AS"
+    execute = session.connection.execute
+    source_key, key = _names(source.key), _names(model.key)
+    on = " AND ".join(f"m.{quoted(name)} = b.{quoted(name)}" for name in source.key)
+    differs = " OR ".join(f"m.{quoted(name)} IS DISTINCT FROM b.{quoted(name)}" for name in model.watched)
+    execute(
+        f"""{view}
+        SELECT m.* FROM {merged} m JOIN {before} b ON {on} WHERE {differs}
+        UNION ALL BY NAME SELECT b.* FROM {merged} m JOIN {before} b ON {on} WHERE {differs}
+        UNION ALL BY NAME SELECT b.* FROM {before} b ANTI JOIN {merged} m USING ({source_key})"""
+    )
+    execute(f"CREATE OR REPLACE TEMP TABLE anew AS SELECT DISTINCT {key} FROM (\n{model.lift}\n)")
+    execute(f"{view} SELECT m.* FROM {merged} m ANTI JOIN {before} b USING ({source_key})")
+    execute(f"CREATE OR REPLACE TEMP TABLE fresh AS FROM (\n{model.lift}\n) ANTI JOIN anew USING ({key})")
+    anew = session.keys("anew", model.key_columns)
+    touched = [*anew, *session.keys("fresh", model.key_columns)]
+    present = tables.current_rows(connection, model, model.key, touched, name=stands_in.get(model.name))
+    was = quoted(f"{model.name}__before")
+    session.put(f"{model.name}__before", model.columns, present, like=quoted(f"{model.name}__merged"))
+    session.add_partial(model, "fresh")
+    session.add_partial(model, f"(FROM {was} ANTI JOIN anew USING ({key}))")
+    if anew:
+        shared = [column for column in model.key_columns if column.name in {each.name for each in source.columns}]
+        names = [column.name for column in shared]
+        wanted = session.keys("anew", shared)
+        stored = tables.current_rows(connection, source, names, wanted, name=stands_in.get(source.name))
+        session.put("stored", source.columns, stored, like=merged)
+        execute(
+            f"""{view}
+            SELECT m.* FROM {merged} m SEMI JOIN anew USING ({_names(names)})
+            UNION ALL BY NAME
+            SELECT s.* FROM stored s ANTI JOIN {merged} m USING ({source_key}) ANTI JOIN {before} b USING ({source_key})"""
+        )
+        session.add_partial(model, f"(FROM (\n{model.lift}\n) SEMI JOIN anew USING ({key}))")
+    session.merge(model)
+    execute(f"{view} FROM {merged}")
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(quoted(name) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a merge makes of a projection's table: rows (in the store's encodings) that are new or changed, and the keys of rows
+    that there are no more, as when the only use in a week turns out to be of the week before."""
+
+    rows: list[tuple[Any, ...]]
+    gone: list[tuple[Any, ...]]
+
+
+def changes(session: ModelSession, model: Projection) -> Changes:
+    """What the merge that `session` has just done for the model changes."""
+    if model.source == FACTS:
+        return Changes(session.stored_rows(model), [])
+    merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
+    gone = session.keys(f"(FROM {before} ANTI JOIN {merged} USING ({_names(model.key)}))", model.key_columns)
+    return Changes(session.stored_rows(model), gone)
+
+
+def write(connection: Connection, model: Projection, made: Changes, *, name: str | None = None) -> None:
+    """Write the changes into the model's table, or the one of that name."""
+    tables.remove(connection, model, made.gone, name=name)
+    tables.upsert(connection, model, made.rows, name=name)
