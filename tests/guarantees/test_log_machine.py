@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -40,9 +41,22 @@ def key(event: Event) -> Key:
 
 def same(one: Event, other: Event) -> bool:
     """Whether two tellings under one id tell the same: equal in what happened, and not of two different sequences."""
-    if one.model_dump(exclude=HOW_IT_WAS_TOLD) != other.model_dump(exclude=HOW_IT_WAS_TOLD):
+    if what_happened(one) != what_happened(other):
         return False
     return one.sequence is None or other.sequence is None or one.sequence == other.sequence
+
+
+def what_happened(event: Event) -> object:
+    """All of an event but how it was told, its times to the millisecond: no route tells them finer."""
+
+    def rounded(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: rounded(each) for name, each in value.items()}
+        if isinstance(value, datetime):
+            return value.replace(microsecond=value.microsecond // 1000 * 1000)
+        return value
+
+    return rounded(event.model_dump(exclude=HOW_IT_WAS_TOLD))
 
 
 def recomputed_leaf(row: Record) -> bytes:

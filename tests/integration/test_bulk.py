@@ -45,7 +45,7 @@ from tests.serving import (
 )
 from tests.stores import NewUrl
 
-LARGE = 4_500
+LARGE = 6_000
 """Documented deliveries of which a file is large enough for readers: 13 MB."""
 MIXED = [
     b"",
