@@ -87,7 +87,7 @@ class Serving:
 
     def start(self, port: str = "0") -> None:
         """Start the server, on a free port unless one is given, and wait until it listens."""
-        with _interruptible(), self._errors.open("a", encoding="utf-8") as errors:
+        with interruptible(), self._errors.open("a", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
                 command("--store", self.store, "serve", "--port", port, *self._options),
                 cwd=self.folder,
@@ -213,7 +213,7 @@ def serving(folder: Path, *options: str, url: str | None = None, token: str = ""
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """A process started in the background of a shell ignores SIGINT, and so would its children."""
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if ignored:

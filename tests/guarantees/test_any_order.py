@@ -23,7 +23,7 @@ def key(event: Event) -> tuple[str, str]:
 def test_the_log_holds_each_event_once_however_often_and_in_whatever_order_it_was_told(
     new_store: OpenStore, dialect: str
 ) -> None:
-    @tried(20, dialect)
+    @tried(12, dialect)
     @given(data=st.data(), history=histories())
     def holds(data: st.DataObject, history: list[Event]) -> None:
         told = data.draw(deliveries(history))

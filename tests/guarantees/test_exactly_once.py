@@ -18,7 +18,7 @@ from eventstore.store import EventStore
 from tests.serving import environment
 from tests.slow_model import Rows, project, shown, stored
 
-DEATHS = {"sqlite": 50, "postgresql": 15}
+DEATHS = {"sqlite": 50, "postgresql": 6}
 """How often the follower is killed. What a death leaves behind differs little between the engines; there it is dearer."""
 EVENTS = 12
 """Deliveries that arrive while one follower lives."""

@@ -40,6 +40,7 @@ from tests.serving import (
     created,
     environment,
     fixture,
+    interruptible,
     one_line,
     wrapped,
 )
@@ -244,13 +245,14 @@ def test_a_file_that_is_not_there_is_an_error_by_name(store: EventStore, tmp_pat
 
 def ingesting(url: str, path: Path, cwd: Path, **streams: Any) -> subprocess.Popen[bytes]:
     """`eventstore ingest` in a process of its own, and in a session of its own, as from a terminal."""
-    return subprocess.Popen(
-        command("--store", url, "ingest", str(path), "--readers", "2", "--json"),
-        cwd=cwd,
-        env=environment(),
-        start_new_session=True,
-        **streams,
-    )
+    with interruptible():
+        return subprocess.Popen(
+            command("--store", url, "ingest", str(path), "--readers", "2", "--json"),
+            cwd=cwd,
+            env=environment(),
+            start_new_session=True,
+            **streams,
+        )
 
 
 def reading_for(parent: int) -> list[int]:

@@ -30,6 +30,8 @@ from tests.serving import PATIENCE, SITE, NewServer, Serving, assert_problem
 from tests.signing import APP, OTHER_APP, STRANGER, public_pem, webhook
 from tests.stores import OpenStore
 
+pytestmark = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True, scope="module")
+"""A forgery is refused before any store is asked."""
 WEBHOOKS = "/v1/webhooks/wix"
 NEWCOMERS = "an app that accepts new instances"
 LIMIT = 1_048_576

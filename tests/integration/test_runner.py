@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,47 +91,6 @@ def test_two_runners_at_once_on_one_store_take_each_event_once(
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(follow, range(2)))
     checked(store)
-
-
-KILLED = """
-import sys
-from eventstore.projections import runner
-from eventstore.store import EventStore
-runner.STEP_EVENTS = 3
-with EventStore.open(sys.argv[1]) as store:
-    print("ready", flush=True)
-    sys.stdin.readline()
-    store.project()
-"""
-
-
-def test_a_runner_killed_at_any_point_loses_nothing_and_counts_nothing_twice(store_url: str) -> None:
-    root = Path(__file__).parents[2]
-    with EventStore.open(store_url) as store:
-        ingest(store, 400)
-        for steps in (1, 4, 2):
-            before = store.status().projections[0].position
-            victim = subprocess.Popen(
-                [sys.executable, "-c", KILLED, store_url],
-                env=os.environ | {"PYTHONPATH": str(root)},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            with victim:
-                assert victim.stdout is not None
-                assert victim.stdin is not None
-                assert victim.stdout.readline() == "ready\n"
-                victim.stdin.write("go\n")
-                victim.stdin.flush()
-                eventually(partial(at_least, store, before + 3 * steps))
-                time.sleep(0.011 * steps)  # somewhere inside the next step
-                victim.send_signal(signal.SIGKILL)
-            assert victim.returncode == -signal.SIGKILL
-        at = store.status().projections[0].position
-        assert before < at < store.head(), "the runner must have died on its way"
-        assert shown(store.engine) == project(log_of(store)[:at])
-        checked(store)
 
 
 def at_least(store: EventStore, position: int) -> bool:
