@@ -255,7 +255,9 @@ class AnalyticsConnection:
         missing = [name for name in wanted if name not in self._positions]
         if not missing:
             return self.duckdb
-        with _one_moment(self.engine) as connection:
+        with self.engine.connect() as connection:
+            there = tables.versions(connection)
+        with _one_moment(self.engine, [name for name in missing if name in there]) as connection:
             positions = tables.positions(connection)
             head = schema.head_size(connection)
             for name in missing:
@@ -393,12 +395,16 @@ def _deliveries() -> FromClause:
 
 
 @contextmanager
-def _one_moment(engine: Engine) -> Iterator[Connection]:
+def _one_moment(engine: Engine, names: Sequence[str]) -> Iterator[Connection]:
     """A transaction all of whose reads show the same state; SQLite's do as they are."""
     with engine.connect() as plain:
         options = {} if is_sqlite(engine) else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         connection = plain.execution_options(**options)
         with connection.begin():
+            if names and not is_sqlite(engine):
+                # Before the snapshot is taken, which locking does not: a table that a rebuild puts in place afterwards would
+                # be found by its name, and its rows, written after the snapshot, would not be seen.
+                connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN ACCESS SHARE MODE")
             yield connection
 
 

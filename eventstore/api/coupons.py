@@ -239,5 +239,5 @@ def _wait(here: Context, position: int | None) -> None:
     if position > head:
         # Waiting would hold a thread for a position that nobody was given.
         raise InputError(f"wait_for={position} is no position of the log, which ends at {head}")
-    if not here.store.wait(position):
+    if not here.store.wait(position, projections=views.PROJECTIONS):
         raise StoreUnavailable(f"the projections have not reached position {position} yet; ask again")

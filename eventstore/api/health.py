@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
@@ -10,7 +11,8 @@ from pydantic import BaseModel, Field
 from eventstore.api.context import Here
 from eventstore.api.problems import PROBLEM
 from eventstore.errors import StoreUnavailable
-from eventstore.projections.lag import STANDSTILL_SECONDS, Lag, lag
+from eventstore.projections import views
+from eventstore.projections.lag import STANDSTILL_SECONDS, lag
 
 router = APIRouter(tags=["operation"])
 
@@ -38,7 +40,7 @@ def healthz(request: Request, here: Here) -> Health:
 
     found = lag(here.store.engine, here.store.catalogue)
     # What kept them from following is no problem any more once they have, whoever saw to that.
-    problem = request.app.state.problem() or _standstill(found) if found.events else None
+    problem = request.app.state.problem() or _standstill(found.stands_still) if found.events else None
     return Health(
         status="ok" if problem is None else "degraded",
         version=__version__,
@@ -59,6 +61,9 @@ class Ready(BaseModel):
     behind: list[str] = Field(
         description="Projections that stay as another version of their model made them, until `eventstore upgrade`."
     )
+    stands_still: list[str] = Field(
+        description="Projections of your own that do not move although events wait: they keep nobody from reading the others."
+    )
     parked: int = Field(description="Coupons that wait for an event that a projection could not take.")
 
 
@@ -73,7 +78,7 @@ def readyz(here: Here) -> Ready:
     It is meant for those who read: a server that is not ready takes events in all the same, as long as the database does.
     """
     found = lag(here.store.engine, here.store.catalogue)
-    still = _standstill(found)
+    still = _standstill([name for name in found.stands_still if name in views.PROJECTIONS])
     if still is not None:
         raise StoreUnavailable(f"not ready: {still}")
     return Ready(
@@ -82,14 +87,15 @@ def readyz(here: Here) -> Ready:
         lag_events=found.events,
         lag_seconds=round(found.seconds, 3),
         behind=list(found.behind),
+        stands_still=list(found.stands_still),
         parked=found.parked,
     )
 
 
-def _standstill(found: Lag) -> str | None:
-    if not found.stands_still:
+def _standstill(names: Sequence[str]) -> str | None:
+    if not names:
         return None
     return (
         f"events have waited for more than {STANDSTILL_SECONDS:.0f} s and these projections do not move: "
-        f"{', '.join(found.stands_still)}"
+        f"{', '.join(names)}"
     )

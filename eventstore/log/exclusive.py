@@ -86,7 +86,8 @@ class Exclusive:
 
     @property
     def _path(self) -> Path:
-        database = sqlite_path(self._engine)
+        # The file itself, whatever link leads to it.
+        database = sqlite_path(self._engine).resolve()
         return database.with_name(f"{database.name}-{self._name}")
 
     def _lock_file(self) -> int | None:

@@ -19,22 +19,24 @@ import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy import BigInteger, Connection, Engine, func, select, tuple_, type_coerce
+from sqlalchemy import BigInteger, Connection, Engine, and_, func, or_, select, tuple_, type_coerce
 
-from eventstore.errors import InputError, NotFound, ProjectionError
+from eventstore.errors import InputError, NotFound, ProjectionError, StoreUnavailable
 from eventstore.log import arrow
 from eventstore.log.schema import head_size
 from eventstore.log.tables import dead_letters, events
 from eventstore.log.types import from_micros, to_micros
 from eventstore.projections import tables, views
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection, projection
-from eventstore.projections.dead_letters import left_out
+from eventstore.projections.dead_letters import left_out, reason_of
 from eventstore.projections.duck import ModelSession, encode_column, quoted
 from eventstore.projections.moment import Key, Moment, of_coupons, resolve, until
 from eventstore.projections.views import CouponState, CouponStatus, Page
 
 SESSIONS = 2
 """Questions computed at once; others wait for their turn. A session takes 65 ms to make, so they are kept."""
+TURN_SECONDS = 10.0
+"""How long a question waits for its turn, before it opens a connection: those who append need some too."""
 EXAMINED_COUPONS = 1_000
 """Coupons looked at for one page at most. Which of them a code or a status meant at that moment is known only once they are
 computed, and nobody should wait for a whole register to be: the page is then shorter, and `next` goes on behind them."""
@@ -42,6 +44,8 @@ FEWEST_COUPONS = 100
 """Coupons computed at first where most of them may not be meant; three times as many each time that they do not suffice."""
 PIECE_EVENTS = 10_000
 """Events of some coupons in memory at a time: about 12 MB."""
+SITES_AT_ONCE = 100
+"""Sites whose coupons' events are asked for in one statement: SQLite takes an expression of five hundred and no more."""
 STREAM_EVENTS = 50_000
 """Events of the whole log in memory at a time, when a projection is computed from all of them."""
 FETCHED_ROWS = 1_000
@@ -66,7 +70,9 @@ class Sessions:
     @contextmanager
     def lend(self) -> Iterator[ModelSession]:
         """One whose tables are empty. What fails is thrown away, for its tables may be half filled."""
-        with self._turn:
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise StoreUnavailable("too many questions as of a moment are being computed; ask again")
+        try:
             with self._lock:
                 session = self._free.pop() if self._free else None
             if session is None:
@@ -78,6 +84,8 @@ class Sessions:
                 raise
             with self._lock:
                 self._free.append(session)
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         """Close those that nobody uses."""
@@ -101,12 +109,12 @@ def coupon(
 
     Raises NotFound for a coupon that was not known, saying since when it is; InputError if several sites have that id.
     """
-    with engine.connect() as connection:
+    with sessions.lend() as session, engine.connect() as connection:
         moment = resolve(connection, as_of=as_of, known_at=known_at, at_position=at_position)
         assert moment is not None
         site = site_id if site_id is not None else site_of(connection, coupon_id)
         key = (site, coupon_id)
-        found = _states(connection, sessions, [key], moment).get(key)
+        found = _states(connection, session, [key], moment).get(key)
         if found is None:
             raise NotFound(_known_later(connection, key, moment))
     return found[0]
@@ -130,7 +138,7 @@ def coupons(
 
     A page may be shorter than `limit`, and even empty, though others follow: as long as `next` says so.
     """
-    with engine.connect() as connection:
+    with sessions.lend() as session, engine.connect() as connection:
         at = tables.positions(connection)
         reached = min(at.get(model.name, 0) for model in _OF_COUPONS)
         moment = resolve(connection, as_of=as_of, known_at=known_at, at_position=at_position, reached=reached)
@@ -145,7 +153,7 @@ def coupons(
             wanted = min(max(lacking, several) if filtered else lacking, EXAMINED_COUPONS - examined)
             several *= 3
             keys = _candidates(connection, moment, site_id, behind, wanted)
-            states = _states(connection, sessions, keys, moment)
+            states = _states(connection, session, keys, moment)
             for key in keys:
                 examined += 1
                 behind = key
@@ -203,7 +211,9 @@ def _rows(
                         if not column.is_memory
                     }
         except duckdb.Error as error:
-            raise ProjectionError(f"the model {model.name} could not be run over the log: {error}") from error
+            raise ProjectionError(
+                f"the model {model.name} could not be run over the log: {reason_of(error)}"
+            ) from error
         finally:
             session.close()
 
@@ -274,19 +284,20 @@ def described(moment: Moment) -> str:
 
 
 def _states(
-    connection: Connection, sessions: Sessions, keys: Sequence[Key], moment: Moment
+    connection: Connection, session: ModelSession, keys: Sequence[Key], moment: Moment
 ) -> dict[Key, tuple[CouponState, str | None]]:
     """The states of those of these coupons that were known, each with its code in lower case."""
     if not keys:
         return {}
     excluded = _left_out(connection, views.ROOTS, moment, frozenset(keys))
     parked = _parked(connection, keys, moment)
-    with sessions.lend() as session:
-        try:
-            _run(session, _events_of(connection, keys, moment), excluded)
-            found = session.connection.execute(_state_query(moment)).fetchall()
-        except duckdb.Error as error:
-            raise ProjectionError(f"a model cannot take the events of {keys[0]} to {keys[-1]}: {error}") from error
+    try:
+        _run(session, _events_of(connection, keys, moment), excluded)
+        found = session.connection.execute(_state_query(moment)).fetchall()
+    except duckdb.Error as error:
+        raise ProjectionError(
+            f"a model cannot take the events of {keys[0]} to {keys[-1]}: {reason_of(error)}"
+        ) from error
     types = [column.type for column in (*projection("coupons").shown, *_USAGE)]
     names = [column.name for column in (*projection("coupons").shown, *_USAGE)]
     states = {}
@@ -349,9 +360,13 @@ def _without(piece: pa.Table, positions: frozenset[int]) -> pa.Table:
 
 def _events_of(connection: Connection, keys: Sequence[Key], moment: Moment) -> Iterator[pa.Table]:
     columns = [type_coerce(events.c[name], BigInteger) for name in ("position", "event_time", "recorded_at")]
-    statement = select(*columns, events.c.payload).where(of_coupons(keys), until(moment))
-    for part in connection.execute(statement.execution_options(yield_per=PIECE_EVENTS)).partitions():
-        yield pa.Table.from_batches([arrow.rows_to_batch(part, arrow.EVENT_SCHEMA)])
+    sites = sorted({site for site, _ in keys})
+    for start in range(0, len(sites), SITES_AT_ONCE):
+        some = set(sites[start : start + SITES_AT_ONCE])
+        of_these = of_coupons([key for key in keys if key[0] in some])
+        statement = select(*columns, events.c.payload).where(of_these, until(moment))
+        for part in connection.execute(statement.execution_options(yield_per=PIECE_EVENTS)).partitions():
+            yield pa.Table.from_batches([arrow.rows_to_batch(part, arrow.EVENT_SCHEMA)])
 
 
 def _whole_log(engine: Engine, moment: Moment) -> Iterator[pa.Table]:
@@ -377,7 +392,10 @@ def _left_out(
                 continue
             positions.add(letter.position)
             if not letter.skipped:
-                subject = func.coalesce(events.c.coupon_id, events.c.entity_id) == letter.subject_id
+                subject = or_(
+                    events.c.coupon_id == letter.subject_id,
+                    and_(events.c.coupon_id.is_(None), events.c.entity_id == letter.subject_id),
+                )
                 waiting = select(events.c.position).where(
                     events.c.site_id == letter.site_id,
                     subject,

@@ -27,7 +27,8 @@ REASON_LENGTH = 300
 """Characters kept of what a model or the database said."""
 _INPUT = re.compile(r"\s*Input: .*$", re.DOTALL)
 """Where DuckDB goes on to quote the JSON text that it could not read."""
-_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_QUOTED = re.compile(r"[\"'].*[\"']", re.DOTALL)
+"""From the first quote to the last: a value may hold some itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from itertools import groupby
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +24,6 @@ from eventstore.log.tables import events
 
 Key = tuple[str, str]
 """A coupon: its site and its id."""
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_END_OF_DAY = "T23:59:59.999999"
 
 
 class Moment(BaseModel):
@@ -46,7 +44,10 @@ def read_time(text: str, name: str) -> datetime:
         f"{name}={text!r} is no moment: give a date (its end, UTC) or a time, as in 2026-09-30 or 2026-09-30T12:00:00Z"
     )
     try:
-        found = datetime.fromisoformat(text + _END_OF_DAY if _DATE.fullmatch(text) else text)
+        try:
+            found = datetime.combine(date.fromisoformat(text), time.max)
+        except ValueError:
+            found = datetime.fromisoformat(text)
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except (ValueError, OverflowError):
         hint = " (in an address, + is written %2B)" if re.search(r"T.* \d", text) else ""
@@ -70,9 +71,9 @@ def resolve(
     """
     if as_of is None and known_at is None and at_position is None:
         return None
-    for name, time in (("as_of", as_of), ("known_at", known_at)):
-        if time is not None and time.tzinfo is None:
-            raise InputError(f"{name}={time.isoformat()} names no zone: give an aware time")
+    for name, given in (("as_of", as_of), ("known_at", known_at)):
+        if given is not None and given.tzinfo is None:
+            raise InputError(f"{name}={given.isoformat()} names no zone: give an aware time")
     if known_at is not None and at_position is not None:
         raise InputError("known_at and at_position both say what was known: give one of them")
     head = head_size(connection)

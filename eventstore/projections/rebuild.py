@@ -39,7 +39,7 @@ from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections import rebuild_work, tables
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection
 from eventstore.projections.culprit import culprit
-from eventstore.projections.dead_letters import RETRIED, left_out
+from eventstore.projections.dead_letters import RETRIED, left_out, reason_of
 from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, quoted
 from eventstore.projections.merging import Changes, changes, merge, write
 from eventstore.projections.originals import Reread, read_again, with_originals
@@ -62,9 +62,10 @@ STEP_EVENTS = 20_000
 """Events merged into the shadow tables at a time once those are written."""
 WRITE_ROWS = 50_000
 """Rows written to a shadow table in one transaction: on SQLite the log's writer waits for it, about a quarter of a second."""
-SWAP_ATTEMPTS = 5
+SWAP_ATTEMPTS = 60
 SWAP_PAUSE_SECONDS = 1.0
-"""How often the swap is tried, and how long it waits after a failure: a database that is busy must not cost the whole work."""
+"""How often the swap is tried, and how long it waits after a failure, outside any transaction: readers that take long, or a
+database that is busy, must neither cost the whole work nor keep others from appending."""
 
 _MEMORY = re.compile(r"\d+(\.\d+)? *([KMGT]i?B)", re.IGNORECASE)
 
@@ -162,7 +163,9 @@ def _explained(run: Callable[[], RebuildResult], work: RebuildWork) -> RebuildRe
     except duckdb.Error as error:
         if work.aborted.is_set():
             raise _aborted() from error
-        raise ProjectionError(f"a model could not be run over the log: {said(error)}; the old tables stay") from error
+        raise ProjectionError(
+            f"a model could not be run over the log: {reason_of(error)}; the old tables stay"
+        ) from error
     except DBAPIError as error:
         raise ProjectionError(f"the rebuilt tables could not be written: {said(error)}; the old ones stay") from error
 
@@ -399,8 +402,9 @@ class _Rebuild:
                 for each in changed:
                     write(connection, each.model, each.made, name=self._shadows.names[each.model.name])
             self._shadows.swap(connection, keep=self._keep)
+            at = now()
             for model in self._models:
-                tables.set_checkpoint(connection, model, last)
+                tables.set_checkpoint(connection, model, last, at=at)
             connection.execute(
                 update(letters)
                 .where(letters.c.projection.in_(self._roots), letters.c.resolved_at.is_(None))

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+import duckdb
 import pyarrow as pa
 from sqlalchemy import BigInteger, Connection, Engine, and_, or_, select, type_coerce
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import InputError, ProjectionError, StoreUnavailable
 from eventstore.log.arrow import EVENT_SCHEMA, rows_to_batch
-from eventstore.log.engine import said
+from eventstore.log.engine import said, write_transaction
 from eventstore.log.tables import events
 from eventstore.projections import blame, dead_letters
 from eventstore.projections.catalogue import Catalogue
@@ -47,13 +48,20 @@ class Revived:
 
 
 def retry_dead_letters(engine: Engine, catalogue: Catalogue, ids: Iterable[int] | None = None) -> Iterator[Revived]:
-    """Try letters again (none given: all that are open): their events, and what waits behind them, each in a transaction.
+    """Try letters again, their events and what waits behind them, each in a transaction.
+
+    None given: all that are open, of projections that are followed.
 
     Each in turn gives its answer; nothing is done for those not iterated over. Raises NotFound and InputError for an id that
     is no open letter's, ProjectionError where the projection is not followed, StoreUnavailable.
     """
     wanted = dead_letters.open_ids(engine, ids)
     with closing(Stepper(engine, catalogue)) as stepper:
+        if ids is None:
+            # One that is not followed must not keep those behind it from being tried.
+            with engine.connect() as connection:
+                followed = {group.root for group in stepper.groups(connection)}
+                wanted = [each for each in wanted if dead_letters.open_letter(connection, each).projection in followed]
         for letter_id in wanted:
             yield _revive(engine, stepper, letter_id, RETRIED, None)
 
@@ -77,7 +85,7 @@ def _revive(engine: Engine, stepper: Stepper, letter_id: int, resolution: str, n
                 return done
     except DBAPIError as error:
         raise StoreUnavailable(f"the dead letter {letter_id} could not be dealt with: {said(error)}") from error
-    except Unsettled as error:
+    except (Unsettled, duckdb.Error) as error:
         raise ProjectionError(f"the events of the dead letter {letter_id} could not be taken in: {error}") from error
     raise StoreUnavailable(
         f"the dead letter {letter_id} could not be dealt with: the projection is too busy; try again"
@@ -89,17 +97,26 @@ def _try(engine: Engine, stepper: Stepper, letter_id: int, resolution: str, note
     with engine.connect() as connection:
         letter = dead_letters.open_letter(connection, letter_id)
         group = next((each for each in stepper.groups(connection) if each.root == letter.projection), None)
-        if group is None:
+        if group is None and resolution == RETRIED:
             raise ProjectionError(
                 f"the projection {letter.projection} is not followed by this program: run `eventstore upgrade`, which makes "
                 "it anew, or name its folder in the setting `projections`"
             )
-        waiting = _waiting(connection, group, letter, after=letter.position - (resolution == RETRIED))
+        waiting = (
+            None
+            if group is None
+            else _waiting(connection, group, letter, after=letter.position - (resolution == RETRIED))
+        )
 
     def also(found: Connection) -> None:
         dead_letters.open_letter(found, letter_id)
         dead_letters.resolve(found, letter_id, resolution, note)
 
+    if group is None or waiting is None:
+        # Nothing follows it: whatever makes its table anew leaves the event out.
+        with write_transaction(engine) as found:
+            also(found)
+        return Revived(letter, 0, resolution, None, None)
     try:
         taken = stepper.attempt_behind(group, waiting.facts, also)
         return Revived(letter, len(waiting.subjects), resolution, None, None) if taken else None

@@ -7,12 +7,10 @@ put its own there; what is to go is renamed to a shadow in the swap, and dropped
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, inspect
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex
 
 from eventstore.log.engine import is_sqlite, write_transaction
@@ -27,9 +25,9 @@ DROP_ROWS = 100_000
 """Rows that leave a SQLite table in one transaction before it is dropped: SQLite frees its pages one by one, and those who
 append would wait for all of a large one."""
 LOCK_WAIT_MS = 200
-"""How long the swap waits for readers of a table on PostgreSQL before it lets them go on and tries again. Less than the second
-after which PostgreSQL looks for deadlocks: a reader of two tables may have locked the second one first."""
-LOCK_ATTEMPTS = 15
+"""How long the swap waits for readers of a table on PostgreSQL before it lets them go on and is tried again later: nobody can
+append meanwhile. Less than the second after which PostgreSQL looks for deadlocks: a reader of two tables may have locked the
+second one first."""
 
 
 class Shadows:
@@ -140,18 +138,8 @@ def _lock(connection: Connection, names: Sequence[str]) -> None:
     """Keep readers out of these tables until the transaction ends. On SQLite nobody sees what is not committed anyhow."""
     if is_sqlite(connection.engine) or not names:
         return
-    for attempt in range(LOCK_ATTEMPTS):
-        try:
-            with connection.begin_nested():
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
-                connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE")
-        except DBAPIError:
-            # The savepoint's end has let go of those that were locked already.
-            if attempt == LOCK_ATTEMPTS - 1:
-                raise
-            time.sleep(LOCK_WAIT_MS / 1000)
-        else:
-            return
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS}")
+    connection.exec_driver_sql(f"LOCK TABLE {', '.join(names)} IN ACCESS EXCLUSIVE MODE")
 
 
 def _rename(connection: Connection, name: str, to: str) -> None:

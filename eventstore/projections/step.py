@@ -69,6 +69,8 @@ class Stepper:
         self._engine = engine
         self._catalogue = catalogue
         self._session: ModelSession | None = None
+        self._outrun = False
+        """Whether somebody else changed what the present step was to build on, so that it wrote nothing."""
 
     def close(self) -> None:
         if self._session is not None:
@@ -97,17 +99,20 @@ class Stepper:
         with self._engine.connect() as connection:
             head = head_size(connection)
             groups = [each for each in self.groups(connection) if each.root not in without]
-        start = min((each.position for each in groups), default=head)
-        if start >= head:
-            return Progress(start, head, {})
-        ahead = [each.position for each in groups if each.position > start]
-        until = min([start + most, head, *ahead])
-        with arrow.event_batches(self._engine, after=start, until=until) as batches:
-            facts = batches.read_all()
-        failed: dict[str, ProjectionError] = {}
-        for alike in self._alike([each for each in groups if each.position == start], start, until):
-            failed |= self._take(alike.groups, without_positions(facts, alike.held), until)
-        return Progress(until, head, failed)
+        reached, failed = head, dict[str, ProjectionError]()
+        ahead = head
+        # Those in front first, and each of them a step: one that is far behind must not keep the others waiting.
+        for start in sorted({each.position for each in groups if each.position < head}, reverse=True):
+            until = min(start + most, ahead)
+            ahead = start
+            with arrow.event_batches(self._engine, after=start, until=until) as batches:
+                facts = batches.read_all()
+            self._outrun = False
+            for alike in self._alike([each for each in groups if each.position == start], start, until):
+                failed |= self._take(alike.groups, without_positions(facts, alike.held), until)
+            # Whoever was faster may have gone less far.
+            reached = min(reached, start if self._outrun else until)
+        return Progress(reached, head, failed)
 
     def _alike(self, groups: Sequence[Group], start: int, until: int) -> list[_Alike]:
         """The groups together that leave out the same of these events; as a rule all of them, and nothing."""
@@ -134,7 +139,7 @@ class Stepper:
     def _take(self, groups: Sequence[Group], facts: pa.Table, until: int) -> dict[str, ProjectionError]:
         """Take these events in, parking what cannot be; why not, of each group that cannot go on."""
         try:
-            self.attempt(groups, facts, until)
+            self._outrun |= not self.attempt(groups, facts, until)
         except Exception as error:
             if not (isinstance(error, duckdb.Error) or is_about_data(error)):
                 raise
@@ -156,7 +161,7 @@ class Stepper:
             taken = set(facts["position"].to_pylist())
             subjects = [each for each in self.subjects(group.position, until) if each.position in taken]
             letters, held = self.letters_for(group, facts, subjects)
-            self.attempt([group], without_positions(facts, held), until, letters=letters)
+            self._outrun |= not self.attempt([group], without_positions(facts, held), until, letters=letters)
         except (Unsettled, duckdb.Error) as unsettled:
             wrong = ProjectionError(
                 f"the projection {group.root} cannot take the events {group.position + 1} to {until}: {unsettled}"
@@ -226,6 +231,12 @@ class Stepper:
             made = self._compute(group.models, facts)
             for model in group.models:
                 write(connection, model, made[model.name])
+            # So that one made of these that this program does not know is seen to have missed it (`tables.behind`).
+            connection.execute(
+                update(checkpoints)
+                .where(checkpoints.c.name.in_([model.name for model in group.models]))
+                .values(updated_at=now())
+            )
             also(connection)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -83,14 +84,14 @@ def behind(connection: Connection, catalogue: Catalogue) -> tuple[Projection, ..
     They were made by another version of their model, or not yet built; or, being made of another projection, they stand at
     another position than that: a program that does not know them went on without them, and has not kept what they missed.
     """
-    found = {
-        row.name: row
-        for row in connection.execute(select(checkpoints.c.name, checkpoints.c.version, checkpoints.c.position))
-    }
+    found = {row.name: row for row in connection.execute(select(checkpoints))}
 
     def right(model: Projection) -> bool:
         row, root = found.get(model.name), found.get(catalogue.root(model))
-        return row is not None and row.version == model.version and (root is not None and root.position == row.position)
+        if row is None or root is None or row.version != model.version or row.position != root.position:
+            return False
+        # What changes the root behind its checkpoint, a retry or a rebuild, leaves the position as it was.
+        return bool(row.position == 0 or row.updated_at == root.updated_at)
 
     return tuple(model for model in catalogue if not right(model))
 
@@ -182,12 +183,14 @@ def positions(connection: Connection) -> dict[str, int]:
     return {name: position for name, position in connection.execute(select(checkpoints.c.name, checkpoints.c.position))}
 
 
-def set_checkpoint(connection: Connection, model: Projection, position: int, *, version: int | None = None) -> None:
+def set_checkpoint(
+    connection: Connection, model: Projection, position: int, *, version: int | None = None, at: datetime | None = None
+) -> None:
     """Set a checkpoint whatever it was. `version`: of what made the table, if not of this model."""
     made_by = model.version if version is None else version
     connection.execute(checkpoints.delete().where(checkpoints.c.name == model.name))
     connection.execute(
-        checkpoints.insert().values(name=model.name, version=made_by, position=position, updated_at=now())
+        checkpoints.insert().values(name=model.name, version=made_by, position=position, updated_at=at or now())
     )
 
 

@@ -45,6 +45,8 @@ PAGE_COUPONS = 100
 """Coupons in a page unless the caller says otherwise."""
 ROOTS = ("coupons", "redemptions")
 """The projections from facts that a coupon's state is made of: what either of them has parked, the state lacks."""
+PROJECTIONS = (*ROOTS, "coupon_usage")
+"""All that it is made of: who waits to read what was written waits for these, whatever becomes of projections of one's own."""
 AFTER_DELETION = "redeemed_at > deleted_at AND (restored_at IS NULL OR redeemed_at < restored_at)"
 """SQL for a redemption after the last deletion of its coupon and before a restoration, where both rows are at hand."""
 

@@ -16,7 +16,7 @@ from eventstore.errors import InputError, NotFound, ProjectionError
 from eventstore.event import Coupon, Discount, DiscountType, Event
 from eventstore.log.records import Prepared, prepare
 from eventstore.projections import blame, runner, step
-from eventstore.projections.dead_letters import LeftOut, NewLetter, left_out, park
+from eventstore.projections.dead_letters import LeftOut, NewLetter, left_out, park, reason_of
 from eventstore.projections.duck import ModelSession
 from eventstore.store import EventStore
 from tests.commands import Command, cells
@@ -127,6 +127,13 @@ def test_what_is_said_of_a_parked_event_quotes_nothing_of_it(
     warnings = [vars(record) for record in caplog.records if record.name == "eventstore.projections"]
     assert {record["reason"] for record in warnings} == {"Invalid Input Error"}
     assert "Ada" not in caplog.text
+
+
+def test_of_a_quoted_value_that_holds_quotes_nothing_is_said() -> None:
+    said = reason_of(duckdb.InvalidInputException("cannot cast 'O'Brien of 5 High Street' to a number"))
+    assert "cannot cast" in said
+    assert "Brien" not in said
+    assert "High Street" not in said
 
 
 NO_SITE = '{"event_id": "x", "type": "coupon.updated", "entity_id": "a", "coupon_id": "a", "coupon": {"code": "X"}}'

@@ -241,6 +241,7 @@ def test_a_position_is_found_by_its_time_however_the_times_lie(store: EventStore
     ("text", "time"),
     [
         ("2026-09-30", datetime(2026, 9, 30, 23, 59, 59, 999_999, tzinfo=UTC)),
+        ("20260930", datetime(2026, 9, 30, 23, 59, 59, 999_999, tzinfo=UTC)),
         ("2026-09-30T12:00", datetime(2026, 9, 30, 12, tzinfo=UTC)),
         ("2026-09-30T12:00:00Z", datetime(2026, 9, 30, 12, tzinfo=UTC)),
         ("2026-09-30T12:00:00+02:00", datetime(2026, 9, 30, 10, tzinfo=UTC)),
@@ -332,3 +333,12 @@ def test_the_commands_show_the_past_and_say_as_of_what(eventstore: Command) -> N
     assert "no coupon has the id or code" in eventstore.refused("coupon", "x", "--as-of", "2026-09-01", status=3)
     assert "--as-of=" in eventstore.refused("coupons", "--as-of", "soon", status=1)
     assert "ends at 3" in eventstore.refused("coupons", "--at-position", "4", status=1)
+
+
+def test_a_register_of_more_sites_than_an_expression_may_have_parts_is_told(sqlite_store: EventStore) -> None:
+    deliveries = [
+        wrapped(CREATED, created(f"e-{number}", f"c-{number}"), site=f"site-{number:04}") for number in range(600)
+    ]
+    sqlite_store.ingest(enumerate(ndjson(*deliveries).splitlines(), 1))
+    sqlite_store.project()
+    assert len(sqlite_store.coupons(at_position=600, limit=1_000)) == 600

@@ -269,6 +269,20 @@ def test_a_projection_that_another_program_left_behind_is_seen_to_be_and_does_no
         assert store.projection_rows("app_weeks") == rows_of(WEEKS_AFTER[7])
 
 
+def test_a_projection_whose_source_another_program_rebuilt_is_seen_to_be_behind(store_url: str) -> None:
+    with EventStore.open(store_url, projections=[APP_WEEKS]) as store:
+        list(store.append_many(STORY))
+        store.project()
+        assert store.projections_behind() == ()
+        with EventStore.open(store_url) as other:
+            other.rebuild_projections("redemptions")
+        # The position is what it was, but what it was made of is another table.
+        assert store.projections_behind() == ("app_weeks",)
+        store.upgrade()
+        assert store.projections_behind() == ()
+        assert store.projection_rows("app_weeks") == rows_of(WEEKS_AFTER[7])
+
+
 def test_a_new_version_of_a_model_is_served_as_the_old_one_made_it_until_an_upgrade(
     store_url: str, tmp_path: Path
 ) -> None:

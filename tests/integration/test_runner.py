@@ -82,8 +82,9 @@ def test_two_runners_at_once_on_one_store_take_each_event_once(
         engine = make_engine(store.engine.url.render_as_string(hide_password=False))
         one = Runner(engine, store.catalogue)
         try:
-            while one.catch_up() < store.head():
-                pass
+            while (reached := one.catch_up()) < store.head():
+                assert one.position() >= reached, "what it says was done, by itself or by the other"
+            assert one.position() >= reached
         finally:
             one.stop()
             engine.dispose()
