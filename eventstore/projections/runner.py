@@ -34,8 +34,8 @@ POLL_SECONDS = 0.25
 REST = 3.0
 """How many times as long as a step took the runner rests after it. A step costs much the same for one event as for a hundred,
 so that without rest it would take a third of the machine from those who append."""
-REST_SECONDS = 0.5
-"""The longest rest: under load no event then waits for a second. Whoever waits for a position ends it at once."""
+REST_SECONDS = 1.0
+"""The longest rest: those who append need the machine too. Whoever waits for a position ends it at once."""
 BACK_OFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
 """Waits after a failed step, the last one repeated."""
 

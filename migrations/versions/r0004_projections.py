@@ -37,6 +37,8 @@ def upgrade() -> None:
         sa.Column("note", sa.Text),
         sa.UniqueConstraint("projection", "position"),
     )
+    # From now on projections that share a checkpoint move at one instant: another one tells that the source was changed alone.
+    op.execute("UPDATE projection_checkpoints SET updated_at = (SELECT max(updated_at) FROM projection_checkpoints)")
 
 
 def downgrade() -> None:
