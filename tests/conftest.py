@@ -7,8 +7,8 @@ A test that touches a store runs once on each engine: it takes `store`, `store_u
   and connections. Such tests take `path`, `sqlite_store`, `postgresql` or `postgresql_store`, or name a file themselves;
 - what a database cannot change and is dear: the API's page in a browser (test_api_page.py), the relay and Wix's SDK under Node
   (test_relay_end_to_end.py, test_real_sdk.py), the demonstration in the working directory, which is a SQLite file by default
-  (test_cli_demo.py), and the reading of tokens before any store is asked (test_forgery.py, most of
-  test_fuzz_webhook.py). These run on SQLite.
+  (test_cli_demo.py), and the reading of tokens and bodies before any store is asked (test_forgery.py,
+  test_http_bad_input.py, most of test_fuzz_webhook.py). These run on SQLite.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from tests.stores import NewUrl
 SERVERS = 3
 SENDERS = 6
 KILLS = 3
-ANSWERS_A_ROUND = 120
+ANSWERS_A_ROUND = 90
 """Answers to wait for between two kills: enough that every sender is in the midst of it."""
 COUPONS = 5
 TELLINGS = 3

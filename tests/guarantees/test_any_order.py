@@ -23,7 +23,7 @@ def key(event: Event) -> tuple[str, str]:
 def test_the_log_holds_each_event_once_however_often_and_in_whatever_order_it_was_told(
     new_store: OpenStore, dialect: str
 ) -> None:
-    @tried(12, dialect)
+    @tried(8, dialect)
     @given(data=st.data(), history=histories())
     def holds(data: st.DataObject, history: list[Event]) -> None:
         told = data.draw(deliveries(history))
@@ -46,7 +46,7 @@ def test_the_log_holds_each_event_once_however_often_and_in_whatever_order_it_wa
 def test_live_projections_say_what_the_facts_say_in_any_order_and_a_rebuild_makes_the_same_rows(
     new_store: OpenStore, dialect: str
 ) -> None:
-    @tried(12, dialect)
+    @tried(8, dialect)
     @given(data=st.data(), history=histories(), step=st.sampled_from([1, 3, 7]))
     def holds(data: st.DataObject, history: list[Event], step: int) -> None:
         told = data.draw(deliveries(history))

@@ -20,7 +20,7 @@ from tests.serving import APPLIED, PATIENCE, NewServer, Serving, applied, head, 
 
 SENDERS = 4
 ROUNDS = 2
-ACKNOWLEDGED_A_ROUND = 120
+ACKNOWLEDGED_A_ROUND = 80
 """Acknowledgements to wait for before the server is killed: enough that all senders are in the midst of it."""
 COUPONS = 7
 LONGEST_BATCH = 60

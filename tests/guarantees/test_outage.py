@@ -39,7 +39,7 @@ from tests.stores import PostgresqlServer, text_of
 
 WIX_WAITS = 1.25
 """Seconds after which Wix counts a webhook as failed."""
-BEFORE = 50
+BEFORE = 30
 """Events acknowledged before something is made to fail: enough that every sender is in the midst of it."""
 ROOM = 48 * 1024
 """Bytes that are left on a disk about to be full: some commits more fit, and one does not."""

@@ -130,9 +130,9 @@ EVENTS = {
     "append --grow": 600,
     "bulk": 500,
     "webhook": 150,
-    "rebuild": 400,
-    "rebuild --grow": 400,
-    "live": 300,
+    "rebuild": 200,
+    "rebuild --grow": 200,
+    "live": 200,
     "ingest": 1000,
 }
 """Events of a round: enough that each figure comes out."""

@@ -46,7 +46,7 @@ from tests.serving import (
 )
 from tests.stores import NewUrl
 
-LARGE = 6_000
+LARGE = 4_500
 """Documented deliveries of which a file is large enough for readers: 13 MB."""
 MIXED = [
     b"",

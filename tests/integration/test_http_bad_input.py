@@ -36,6 +36,10 @@ FIVE_MEGABYTES = 5_000_000
 _numbers = itertools.count(1)
 
 
+pytestmark = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True, scope="module")
+"""Most of it is refused before a store is asked; what a database has no place for is tried on both in test_openapi.py."""
+
+
 @pytest.fixture(scope="module")
 def server(new_server: NewServer) -> Iterator[Serving]:
     with new_server() as running:
