@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 
 from tests.commands import Done, run
+from tests.processes import Program
 from tests.rows import rows
 
 ROOT = Path(__file__).parent.parent
@@ -80,22 +81,19 @@ class Serving:
         self.token = ""
         self.url = ""
         self.store = url or str(self.path)
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Program | None = None
         self._options = options
         self._settings = settings
         self._errors = folder / "stderr.txt"
 
     def start(self, port: str = "0") -> None:
         """Start the server, on a free port unless one is given, and wait until it listens."""
-        with interruptible(), self._errors.open("a", encoding="utf-8") as errors:
-            self.process = subprocess.Popen(
-                command("--store", self.store, "serve", "--port", port, *self._options),
-                cwd=self.folder,
-                env=environment(**self._settings),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                encoding="utf-8",
-            )
+        self.process = Program(
+            ["--store", self.store, "serve", "--port", port, *self._options],
+            cwd=self.folder,
+            env=environment(**self._settings),
+            errors=self._errors,
+        )
         watchdog = threading.Timer(PATIENCE, self.process.kill)
         watchdog.start()
         try:
@@ -103,9 +101,8 @@ class Serving:
         finally:
             watchdog.cancel()
 
-    def _read_announcement(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+    def _read_announcement(self, process: Program) -> None:
+        for line in process.lines():
             name, _, value = line.strip().partition(" ")
             if name == "listening":
                 self.url = value.removeprefix("on ")
@@ -147,12 +144,11 @@ class Serving:
     def _gone(self) -> tuple[int, str]:
         assert self.process is not None
         try:
-            said, _ = self.process.communicate(timeout=PATIENCE)
+            status, said = self.process.ended(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            said, _ = self.process.communicate()
+            _, said = self.process.ended(PATIENCE)
             raise AssertionError(f"the server did not end: {said}{self.stderr}") from None
-        status = self.process.returncode
         self.process = None
         return status, said
 

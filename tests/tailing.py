@@ -7,7 +7,6 @@ Each opens the store for itself, is told what to do through a pipe, and writes d
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import sys
 import time
 import traceback
@@ -24,6 +23,7 @@ from eventstore.errors import StoreUnavailable
 from eventstore.event import Event, Source
 from eventstore.log.records import OutcomeKind, RecordedEvent, prepare
 from eventstore.store import EventStore
+from tests.processes import FORKING
 
 PATIENCE = 120.0
 """Seconds after which a process that does not come to its end has failed."""
@@ -134,17 +134,14 @@ def run_and_tell(work: Callable[..., None], url: str, told: Connection, path: Pa
 
 # Over the processes
 
-_context: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
-_context.set_forkserver_preload(["tests.tailing"])
-
 
 class Process:
     """One of them, started at once."""
 
     def __init__(self, folder: Path, label: str, work: Callable[..., None], url: str, *arguments: Any) -> None:
         self._output = folder / f"{label}.txt"
-        self._told, theirs = _context.Pipe()
-        self._process = _context.Process(
+        self._told, theirs = FORKING.Pipe()
+        self._process = FORKING.Process(
             target=run_and_tell, args=(work, url, theirs, self._output, arguments), name=label, daemon=True
         )
         self._process.start()

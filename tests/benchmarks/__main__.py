@@ -11,6 +11,7 @@ from pathlib import Path
 from eventstore.errors import EventStoreError
 from tests.benchmarks import append, bulk, ingest, live, rebuild, webhook
 from tests.benchmarks.harness import POSTGRESQL, SQLITE, Benchmark, Options, Result
+from tests.processes import FORKING
 
 BENCHMARKS = {
     each.name: each
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         if benchmark.grown is None:
             parser.error(f"--grow is of append and rebuild, not of {benchmark.name}")
         benchmark = benchmark.grown
+    # What is forked holds no more than every process that opens a store, for its memory is measured.
+    FORKING.set_forkserver_preload(["eventstore.store"])
     options = Options(
         events=given.events,
         rounds=given.rounds,

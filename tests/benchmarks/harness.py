@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -24,6 +23,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 
 from eventstore.log.engine import is_sqlite, make_engine, sqlite_path, store_url, writing
 from eventstore.store import EventStore
+from tests.processes import FORKING
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
@@ -149,8 +149,8 @@ def medians(samples: list[Sample], **ratios: tuple[str, str]) -> Sample:
 
 
 def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a module's function in a new interpreter, so that its memory is its own and can be measured."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    """Call a module's function in a process of its own, so that its memory is its own and can be measured."""
+    with ProcessPoolExecutor(1, mp_context=FORKING) as pool:
         return pool.submit(function, *args, **kwargs).result()
 
 

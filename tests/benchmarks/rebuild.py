@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import multiprocessing
 import os
 import time
 from collections import deque
@@ -50,6 +49,7 @@ from tests.benchmarks.harness import (
 )
 from tests.benchmarks.python_fold import Fold, Row, require_same_columns
 from tests.benchmarks.rebuild_peers import measure_eventsourcing
+from tests.processes import FORKING
 
 SHARES = {
     "read": ("read",),
@@ -159,7 +159,7 @@ def _appended(store: EventStore, wanted: int) -> Iterator[list[Outcome]]:
     """Outcomes of `wanted` deliveries, a chunk at a time. Other processes read them, this one writes; memory is bounded."""
     deliveries = documented(wanted)
     readers = max(1, (os.cpu_count() or 2) - 1)
-    with ProcessPoolExecutor(readers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(readers, mp_context=FORKING) as pool:
         being_read: deque[Future[list[Prepared | Rejected]]] = deque()
         being_written: deque[Future[list[Outcome]]] = deque()
         while True:

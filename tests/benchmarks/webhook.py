@@ -79,6 +79,8 @@ def run(options: Options) -> Result:
             + ", ".join(f"{name} {rates[f'{name}_per_second']:,.0f}" for name in ("bare_endpoint", "textbook_handler")),
             bench.generator(),
         ]
+        if bench.refused:
+            told.append(f"{bench.refused:,} answers were 503, the store being busy; those webhooks were sent again.")
         if options.profile:
             told += [bench.server_cpu(), bench.profile()]
     return BENCHMARK.result(rates | _latencies(opened), "\n".join(told))
@@ -111,6 +113,7 @@ class _Bench:
         self._key_file = self._folder / "key.pem"
         self._generator_shares: dict[str, list[float]] = {}
         self._server_cpu: dict[str, list[Counter[str]]] = {}
+        self.refused = 0
         note(f"signing {self.count + WARM_UP:,} webhooks")
         private, self._public = new_key()
         self._key_file.write_text(self._public, encoding="ascii")
@@ -209,6 +212,7 @@ class _Bench:
     def _load(self, name: str, server: _Server, target: Target, count: int, rate: float | None = None) -> Measured:
         before = server.cpu()
         measured = in_child(load, target, self._tokens, WARM_UP, count, rate)
+        self.refused += measured.refused
         used = server.cpu()
         used.subtract(before)
         self._generator_shares.setdefault(name, []).append(measured.cpu_share)

@@ -25,6 +25,8 @@ TICK_SECONDS = 0.001
 """How often an open loop looks for what is due: the event loop's timers are no finer. It is part of the latencies."""
 PATIENCE = 60.0
 """Seconds without any answer after which a run has failed."""
+AGAIN_SECONDS = 0.1
+"""After so long a request that the server was too busy for is sent once more, as senders of webhooks do."""
 SHOWN_BYTES = 400
 
 
@@ -39,9 +41,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a run took. `cpu_seconds` are this process's own; `latencies` (seconds, sorted) are an open loop's."""
+    """What a run took. `refused`: the answers of 503 in it; `cpu_seconds` are this process's own; `latencies` (seconds, sorted)
+    are an open loop's."""
 
     requests: int
+    refused: int
     seconds: float
     cpu_seconds: float
     latencies: list[float]
@@ -59,7 +63,8 @@ class Measured:
 def load(target: Target, bodies: Path, warm_up: int, count: int, rate: float | None = None) -> Measured:
     """Send the first `warm_up` lines of a file in a closed loop, and then the next `count`, which are measured.
 
-    `rate` (requests a second) makes the latter an open loop. Raises AssertionError for any answer but the expected one.
+    `rate` (requests a second) makes the latter an open loop. What is answered by 503 is sent again. Raises AssertionError for
+    any other answer but the expected one.
     """
     import uvloop  # not on Windows, where the other benchmarks can still be had
 
@@ -100,7 +105,7 @@ async def _load(target: Target, requests: list[bytes], warm_up: int, rate: float
     cpu = time.process_time() - cpu
     for connection in connections:
         connection.transport.abort()
-    return Measured(len(measured), took, cpu, sorted(run.latencies))
+    return Measured(len(measured), run.refused, took, cpu, sorted(run.latencies))
 
 
 class _Connection(asyncio.Protocol):
@@ -110,10 +115,21 @@ class _Connection(asyncio.Protocol):
         self.run: _Run | None = None
         self.transport: asyncio.WriteTransport
         self.due = 0.0
+        self.sent_again = False
+        self._request = b""
         self._part = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.WriteTransport", transport)  # uvloop's own class, which only looks like one
+
+    def send(self, request: bytes) -> None:
+        self._request = request
+        self.sent_again = False
+        self.transport.write(request)
+
+    def send_again(self) -> None:
+        self.sent_again = True
+        self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         if self._part:
@@ -139,6 +155,7 @@ def _content_length(data: bytes) -> int:
 class _Run(ABC):
     def __init__(self, connections: list[_Connection], requests: list[bytes], expected: bytes) -> None:
         self.latencies: list[float] = []
+        self.refused = 0
         self._connections = connections
         self._count = self._left = len(requests)
         self._expected = expected
@@ -158,7 +175,12 @@ class _Run(ABC):
         await self._done
 
     def answer(self, connection: _Connection, data: bytes) -> None:
-        if not data.startswith(b"HTTP/1.1 200 ") or self._expected not in data:
+        if data.startswith(b"HTTP/1.1 503 "):
+            self.refused += 1
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, connection.send_again)
+            return
+        # What was sent again may have been kept the first time.
+        if not data.startswith(b"HTTP/1.1 200 ") or not (self._expected in data or connection.sent_again):
             self.fail(f"after {self._count - self._left} good answers: {data[:SHOWN_BYTES]!r}")
             return
         self._left -= 1
@@ -191,7 +213,7 @@ class _Closed(_Run):
     def _answered(self, connection: _Connection) -> None:
         request = next(self._requests, None)
         if request is not None:
-            connection.transport.write(request)
+            connection.send(request)
 
 
 class _Open(_Run):
@@ -223,7 +245,7 @@ class _Open(_Run):
 
     def _send(self, connection: _Connection) -> None:
         connection.due, request = self._waiting.popleft()
-        connection.transport.write(request)
+        connection.send(request)
 
     def _answered(self, connection: _Connection) -> None:
         self.latencies.append(time.perf_counter() - connection.due)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import multiprocessing
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load_key
 
 from eventstore.demo import SITE_ID, documented
+from tests.processes import FORKING
 
 KEY_BITS = 2_048
 SIGNERS = 2
@@ -41,7 +41,7 @@ def write_tokens(path: Path, private_key: bytes, count: int) -> None:
     bodies = (orjson.dumps(delivery.body) for delivery in documented(count))
     with (
         path.open("wb") as file,
-        ProcessPoolExecutor(SIGNERS, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(SIGNERS, mp_context=FORKING) as pool,
     ):
         for lines in pool.map(sign, itertools.repeat(private_key), _chunks(bodies)):
             file.write(lines)

@@ -6,7 +6,6 @@ What holds of a log on any database stands in tests/conformance.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from eventstore.log.records import Outcome, OutcomeKind, Prepared, prepare
 from eventstore.log.types import to_micros
 from eventstore.log.writer import Writer
 from eventstore.store import EventStore
+from tests.processes import FORKING
 from tests.serving import PATIENCE
 
 TIME = datetime(2026, 9, 1, tzinfo=UTC)
@@ -249,10 +249,9 @@ def append_in_another_process(url: str, number: int, start: object) -> None:
 
 
 def in_processes(url: str) -> None:
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(PROCESSES)
+    start = FORKING.Barrier(PROCESSES)
     workers = [
-        context.Process(target=append_in_another_process, args=(url, number, start)) for number in range(PROCESSES)
+        FORKING.Process(target=append_in_another_process, args=(url, number, start)) for number in range(PROCESSES)
     ]
     for worker in workers:
         worker.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from eventstore.log.types import to_micros
 from eventstore.projections.catalogue import projections
 from eventstore.store import EventStore
 from tests.commands import run
+from tests.processes import FORKING
 from tests.serving import SITE, Serving
 from tests.snapshots import (
     APP,
@@ -386,11 +386,9 @@ def test_an_upgrade_killed_in_its_midst_leaves_the_old_store_and_the_next_try_su
     number = old.snapshot.revision
     if number == HEAD_REVISION:
         pytest.skip("of the present revision")
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([__name__, "alembic.command", "psycopg"])
     killed = 0
     for at in itertools.chain([AT_COMMIT], itertools.count(step=STRIDE[make_url(old.url).get_backend_name()])):
-        process = processes.Process(target=_migrate_and_die, args=(old.url, at))
+        process = FORKING.Process(target=_migrate_and_die, args=(old.url, at))
         process.start()
         process.join()
         if process.exitcode == 0:

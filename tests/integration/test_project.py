@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,8 +20,9 @@ from eventstore.log.records import now
 from eventstore.projections import lag, leader
 from eventstore.store import EventStore
 from tests.commands import Command
+from tests.processes import Program
 from tests.rows import Stranger, change, rows
-from tests.serving import CREATED, NewServer, command, created, environment, ndjson, serving, settled, wrapped
+from tests.serving import CREATED, NewServer, created, environment, ndjson, serving, settled, wrapped
 from tests.slow_model import project, shown
 
 PATIENCE = 60.0
@@ -43,17 +43,14 @@ class Follower:
 
     def __init__(self, url: str, folder: Path, name: str) -> None:
         self._log = folder / f"{name}.log"
-        with self._log.open("w", encoding="utf-8") as errors:
-            self.process = subprocess.Popen(
-                command("--store", url, "project"),
-                cwd=folder,
-                env=environment(EVENTSTORE_LOG_LEVEL="debug"),
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                encoding="utf-8",
-            )
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline().startswith("following ")
+        self.process = Program(
+            ["--store", url, "project"],
+            cwd=folder,
+            env=environment(EVENTSTORE_LOG_LEVEL="debug"),
+            errors=self._log,
+        )
+        self._ended: tuple[int, str] | None = None
+        assert next(self.process.lines()).startswith("following ")
 
     @property
     def events(self) -> list[str]:
@@ -63,13 +60,10 @@ class Follower:
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> tuple[int, str]:
         """End it: its exit status and what it printed last."""
-        assert self.process.stdout is not None
-        if self.process.stdout.closed:
-            return self.process.returncode, ""
-        self.process.send_signal(how)
-        with self.process:
-            told = self.process.stdout.read()
-        return self.process.returncode, told
+        if self._ended is None:
+            self.process.send_signal(how)
+            self._ended = self.process.ended(PATIENCE)
+        return self._ended
 
 
 @contextmanager
