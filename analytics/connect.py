@@ -211,8 +211,8 @@ class AnalyticsConnection:
 
     def _built(self) -> list[str]:
         with self.engine.connect() as connection:
-            known = tables.versions(connection)
-        return [model.name for model in self.catalogue if known.get(model.name, tables.NEVER_BUILT)]
+            found = tables.read_checkpoints(connection)
+        return [name for model in self.catalogue if (name := model.name) in found and found[name].version]
 
     def _with_tables(self, statement: duckdb.Statement, run: Callable[[], _Result]) -> _Result:
         named = self._named(statement)
@@ -256,25 +256,27 @@ class AnalyticsConnection:
         if not missing:
             return self.duckdb
         with self.engine.connect() as connection:
-            there = tables.versions(connection)
+            there = tables.read_checkpoints(connection)
         with _one_moment(self.engine, [name for name in missing if name in there]) as connection:
-            positions = tables.positions(connection)
+            found = tables.read_checkpoints(connection)
+            behind = tables.behind(found, self.catalogue)
             head = schema.head_size(connection)
             for name in missing:
                 if name == DELIVERIES:
                     self._load_stored(connection, name, _deliveries(), _DELIVERIES_ABOUT, DELIVERY_COLUMNS)
                     self._positions[name] = head
                 elif name not in (FACTS, EVENTS):
-                    self._load_model(connection, self.catalogue.find(name))
-                    self._positions[name] = positions[name]
+                    model = self.catalogue.find(name)
+                    self._load_model(connection, model, behind=model in behind)
+                    self._positions[name] = found[name].position
         # What stands below a position never changes: the log needs no transaction, and may take its time.
         if FACTS in missing or EVENTS in missing:
             self._load_log(head)
         return self.duckdb
 
-    def _load_model(self, connection: Connection, model: Projection) -> None:
+    def _load_model(self, connection: Connection, model: Projection, *, behind: bool) -> None:
         about = model.about
-        if model in tables.behind(connection, self.catalogue):
+        if behind:
             self._behind.append(model.name)
             about += " As an older version of its model made it; `eventstore upgrade` rebuilds it."
         self._load_stored(connection, model.name, tables.served(connection, model, encoded=True), about, model.shown)

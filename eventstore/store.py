@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from eventstore import access
 from eventstore.backoff import FULL_QUEUE_SECONDS
-from eventstore.config import DEFAULT_SITE, DEFAULT_URL
+from eventstore.config import DEFAULT_SITE, DEFAULT_URL, Settings
 from eventstore.errors import InputError, NotFound, StoreUnavailable, reason_of
 from eventstore.event import Event
 from eventstore.ingest import (
@@ -123,6 +123,17 @@ class EventStore:
             store.engine.dispose()
             raise
         return store
+
+    @classmethod
+    def configured(cls, settings: Settings, *, create: bool = False) -> Self:
+        """Open the store that the settings name, as they want it. Raises as `open` does."""
+        return cls.open(
+            settings.url,
+            create=create,
+            site=settings.site,
+            queue_events=settings.queue_events,
+            projections=settings.projections,
+        )
 
     def init(self) -> bool:
         """Make the store's tables, or bring them to this version. Returns whether anything was done."""
@@ -524,7 +535,8 @@ class EventStore:
         """The projections whose tables today's models have not made, or not of all events: `upgrade` rebuilds them. Older
         tables are served meanwhile, what they lack as null."""
         with self.engine.connect() as connection:
-            return tuple(model.name for model in tables.behind(connection, self.catalogue))
+            found = tables.read_checkpoints(connection)
+        return tuple(model.name for model in tables.behind(found, self.catalogue))
 
     def upgrade(self, *, on_progress: Callable[[RebuildProgress], None] | None = None) -> Upgraded:
         """Bring the store to this program: migrate its schema, rebuild the projections that are behind. Safe to repeat.
@@ -662,12 +674,7 @@ class EventStore:
                 known_at=known_at,
                 at_position=at_position,
             )
-        found = views.coupons(self.engine, site_id=site_id, coupon_id=coupon_id, limit=2).coupons
-        if not found:
-            raise NotFound(f"no coupon {coupon_id!r} in the store")
-        if len(found) > 1:
-            raise InputError(f"several sites have a coupon {coupon_id!r}: say which site")
-        return found[0]
+        return views.coupon(self.engine, coupon_id, site_id)
 
     @property
     def _as_of_sessions(self) -> Sessions:
@@ -715,8 +722,8 @@ class EventStore:
 
         return history.page(
             self.engine,
-            site_id if site_id is not None else self.coupon(coupon_id).site_id,
             coupon_id,
+            site_id=site_id,
             after=after,
             limit=limit,
             order=history.Order(order),
@@ -740,8 +747,8 @@ class EventStore:
 
         return history.stream(
             self.engine,
-            site_id if site_id is not None else self.coupon(coupon_id).site_id,
             coupon_id,
+            site_id=site_id,
             order=history.Order(order),
             as_of=as_of,
             known_at=known_at,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
@@ -14,7 +13,7 @@ from eventstore.errors import InputError, StoreUnavailable
 from eventstore.event import INT64_MAX
 from eventstore.projections import views
 from eventstore.projections.history import HistoryEntry, Order
-from eventstore.projections.moment import Moment, read_time
+from eventstore.projections.moment import Asked, Moment, read_time
 from eventstore.projections.views import CouponState, CouponStatus, CouponUse, Number
 
 router = APIRouter(
@@ -211,13 +210,7 @@ def history(
     return HistoryPage(events=found, next=found[-1].position if len(found) == limit else None)
 
 
-class _Asked(TypedDict):
-    as_of: datetime | None
-    known_at: datetime | None
-    at_position: int | None
-
-
-def _moment(as_of: str | None, known_at: str | None, at_position: int | None) -> _Asked:
+def _moment(as_of: str | None, known_at: str | None, at_position: int | None) -> Asked:
     return {
         "as_of": None if as_of is None else read_time(as_of, "as_of"),
         "known_at": None if known_at is None else read_time(known_at, "known_at"),

@@ -305,13 +305,7 @@ def _work(number: int, settings: Settings, listener: socket.socket, connection: 
     line = Line(connection)
     logs.configure(level=settings.log_level, style=settings.log_format)
     try:
-        store = EventStore.open(
-            settings.url,
-            create=False,
-            site=settings.site,
-            queue_events=settings.queue_events,
-            projections=settings.projections,
-        )
+        store = EventStore.configured(settings)
     except EventStoreError as error:
         line.send(FAILED, str(error))
         raise SystemExit(1) from None

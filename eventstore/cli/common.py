@@ -41,14 +41,7 @@ def open_store(ctx: click.Context, *, create: bool = False, settings: Settings |
     """The store that `--store` or the settings name. Without `create`, a store that is not there is an error."""
     from eventstore.store import EventStore
 
-    chosen = settings_of(ctx) if settings is None else settings
-    store = EventStore.open(
-        chosen.url,
-        create=create,
-        site=chosen.site,
-        queue_events=chosen.queue_events,
-        projections=chosen.projections,
-    )
+    store = EventStore.configured(settings_of(ctx) if settings is None else settings, create=create)
     try:
         yield store
     finally:

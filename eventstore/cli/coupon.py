@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,7 @@ from eventstore.errors import InputError, NotFound
 if TYPE_CHECKING:
     from eventstore.event import Event
     from eventstore.projections.history import HistoryEntry
-    from eventstore.projections.moment import Moment as MomentShown
+    from eventstore.projections.moment import Asked, Moment
     from eventstore.projections.views import CouponState, CouponStatus
     from eventstore.store import EventStore
 
@@ -83,7 +83,7 @@ def coupon(
     As it is now, or as of a moment: --as-of asks for what was true then, --known-at and --at-position for what was known
     then; together for what was known at one time of what was true at another.
     """
-    moment: Moment = {"as_of": as_of, "known_at": known_at, "at_position": at_position}
+    moment: Asked = {"as_of": as_of, "known_at": known_at, "at_position": at_position}
     with open_store(ctx) as store:
         store.project()
         state = _find(store, coupon_id, site, moment)
@@ -99,14 +99,6 @@ def coupon(
             click.echo(f"{click.style(heading, bold=True)}\n")
             for entry in store.stream_history(state.coupon_id, site_id=state.site_id, order=order, **moment):
                 _print_entry(entry)
-
-
-class Moment(TypedDict):
-    """What state is asked as of; nothing: now."""
-
-    as_of: datetime | None
-    known_at: datetime | None
-    at_position: int | None
 
 
 def _entry(entry: HistoryEntry) -> dict[str, Any]:
@@ -132,7 +124,7 @@ def _print_state(state: CouponState) -> None:
         click.echo(f"{click.style('finding:', fg='yellow', bold=True)} {finding}")
 
 
-def _said(moment: MomentShown | None) -> list[tuple[str, object]]:
+def _said(moment: Moment | None) -> list[tuple[str, object]]:
     """What is shown is as of what."""
     if moment is None:
         return []
@@ -171,7 +163,7 @@ def _actor(event: Event) -> str | None:
     return " ".join(part for part in (event.actor.type, event.actor.id) if part)
 
 
-def _find(store: EventStore, text: str, site: str | None, moment: Moment) -> CouponState:
+def _find(store: EventStore, text: str, site: str | None, moment: Asked) -> CouponState:
     """By id, else by the code that it has now, else by the one that it had at the moment asked for."""
     try:
         return store.coupon(text, site_id=site, **moment)
@@ -233,7 +225,7 @@ def coupons(
     most = limit if limit is not None or as_json or as_csv else SHOWN_COUPONS
     with open_store(ctx) as store:
         store.project()
-        moment: Moment = {"as_of": as_of, "known_at": known_at, "at_position": at_position}
+        moment: Asked = {"as_of": as_of, "known_at": known_at, "at_position": at_position}
         if not as_json and not as_csv:
             page = store.coupons(site_id=site, status=wanted, code=code, limit=(most or 0) + 1, **moment)
             _print_register(page[:most], more=len(page) > (most or 0))
@@ -263,7 +255,7 @@ def _plain(value: object) -> object:
 
 
 def _all(
-    store: EventStore, site: str | None, status: CouponStatus | None, code: str | None, moment: Moment
+    store: EventStore, site: str | None, status: CouponStatus | None, code: str | None, moment: Asked
 ) -> Iterator[CouponState]:
     """The whole register, a page in memory at a time."""
     after = None

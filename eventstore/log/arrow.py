@@ -11,11 +11,12 @@ with a writer at work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from sqlalchemy import Engine
 
 from eventstore.errors import StoreUnavailable
@@ -92,3 +93,17 @@ def rows_to_batch(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Record
             values = [None if value is None else bool(value) for value in column]
         arrays.append(pa.array(values, field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def only_positions(rows: pa.Table, positions: Collection[int]) -> pa.Table:
+    """The rows of EVENT_SCHEMA that stand at these positions."""
+    return rows.filter(_at(rows, positions))
+
+
+def without_positions(rows: pa.Table, positions: Collection[int]) -> pa.Table:
+    """The rows of EVENT_SCHEMA but for those at these positions."""
+    return rows.filter(pc.invert(_at(rows, positions))) if positions else rows
+
+
+def _at(rows: pa.Table, positions: Collection[int]) -> Any:
+    return pc.is_in(rows["position"], pa.array(sorted(positions), pa.int64()))

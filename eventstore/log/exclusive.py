@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from eventstore.log.announce import Line
 from eventstore.log.engine import is_sqlite, sqlite_path
+from eventstore.log.turns import is_there, open_beside
 
 try:
     import fcntl
@@ -61,7 +62,7 @@ class Exclusive:
                 self._held.driver.execute("SELECT 1")
             except Exception:  # noqa: BLE001 - whatever it is, the session and its locks are gone
                 self.release()
-        elif self._held is not None and not _is_there(self._path, self._held):
+        elif self._held is not None and not is_there(self._path, self._held):
             self.release()
         return self._held is not None
 
@@ -72,7 +73,7 @@ class Exclusive:
             held.close()
         elif held is not None:
             with suppress(OSError):
-                if _is_there(self._path, held):
+                if is_there(self._path, held):
                     self._path.unlink()
             os.close(held)
 
@@ -93,9 +94,7 @@ class Exclusive:
     def _lock_file(self) -> int | None:
         # Of a file that its holder has unlinked meanwhile the lock is worth nothing: then once more, with the new one.
         while True:
-            file = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, sqlite_path(self._engine).stat().st_mode & 0o666
-            )
+            file = open_beside(sqlite_path(self._engine), self._path)
             try:
                 if fcntl is not None:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +104,7 @@ class Exclusive:
             except BaseException:
                 os.close(file)
                 raise
-            if _is_there(self._path, file):
+            if is_there(self._path, file):
                 return file
             os.close(file)
 
@@ -121,11 +120,3 @@ class Exclusive:
             return line
         line.close()
         return None
-
-
-def _is_there(path: Path, file: int) -> bool:
-    """Whether the open file is still the one that others find."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file))
-    except FileNotFoundError:
-        return False

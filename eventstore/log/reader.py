@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Select, select
@@ -41,6 +42,14 @@ def head(engine: Engine) -> int:
     """The position of the last event; 0 when the log is empty."""
     with engine.connect() as connection:
         return head_size(connection)
+
+
+def recorded_at(connection: Connection, position: int) -> datetime | None:
+    """When the event at this position was recorded; None where there is none."""
+    found: datetime | None = connection.execute(
+        select(events.c.recorded_at).where(events.c.position == position)
+    ).scalar_one_or_none()
+    return found
 
 
 def read(

@@ -81,7 +81,7 @@ class Turns:
         try:
             if self._file is not None:
                 with suppress(OSError):
-                    if self._is_there(self._file):
+                    if is_there(self._path, self._file):
                         self._path.unlink()
                 os.close(self._file)
                 self._file = None
@@ -105,23 +105,29 @@ class Turns:
             return None
 
     def _open(self) -> int:
-        if self._file is not None and not self._is_there(self._file):
+        if self._file is not None and not is_there(self._path, self._file):
             os.close(self._file)
             self._file = None
         if self._file is None:
-            # Whoever may write to the database may stand in line.
-            mode = self._database.stat().st_mode & 0o666
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
-            with suppress(OSError):  # who has not made it may not, and need not
-                os.fchmod(self._file, mode)  # whatever the umask
+            self._file = open_beside(self._database, self._path)
         return self._file
 
-    def _is_there(self, file: int) -> bool:
-        """Whether the open file is still the one that others find."""
-        try:
-            return os.path.samestat(self._path.stat(), os.fstat(file))
-        except FileNotFoundError:
-            return False
+
+def open_beside(database: Path, path: Path) -> int:
+    """Open the file, made if it is not there, for whoever may write to the database. Raises OSError."""
+    mode = database.stat().st_mode & 0o666
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    with suppress(OSError):  # who has not made it may not, and need not
+        os.fchmod(file, mode)  # whatever the umask
+    return file
+
+
+def is_there(path: Path, file: int) -> bool:
+    """Whether the open file is still the one that others find."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file))
+    except FileNotFoundError:
+        return False
 
 
 def _locked(file: int, byte: int, deadline: float) -> bool:

@@ -18,17 +18,16 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
-from sqlalchemy import BigInteger, Connection, Engine, and_, func, or_, select, tuple_, type_coerce
+from sqlalchemy import BigInteger, Connection, Engine, func, select, tuple_, type_coerce
 
-from eventstore.errors import InputError, NotFound, ProjectionError, StoreUnavailable
-from eventstore.log import arrow
+from eventstore.errors import NotFound, ProjectionError, StoreUnavailable
+from eventstore.log import arrow, reader
 from eventstore.log.schema import head_size
 from eventstore.log.tables import dead_letters, events
 from eventstore.log.types import from_micros, to_micros
 from eventstore.projections import tables, views
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection, projection
-from eventstore.projections.dead_letters import left_out, reason_of
+from eventstore.projections.dead_letters import is_about, left_out, reason_of
 from eventstore.projections.duck import ModelSession, encode_column, quoted
 from eventstore.projections.moment import Key, Moment, of_coupons, resolve, until
 from eventstore.projections.views import CouponState, CouponStatus, Page
@@ -112,7 +111,7 @@ def coupon(
     with sessions.lend() as session, engine.connect() as connection:
         moment = resolve(connection, as_of=as_of, known_at=known_at, at_position=at_position)
         assert moment is not None
-        site = site_id if site_id is not None else site_of(connection, coupon_id)
+        site = site_id if site_id is not None else views.site_of(connection, coupon_id)
         key = (site, coupon_id)
         found = _states(connection, session, [key], moment).get(key)
         if found is None:
@@ -139,8 +138,8 @@ def coupons(
     A page may be shorter than `limit`, and even empty, though others follow: as long as `next` says so.
     """
     with sessions.lend() as session, engine.connect() as connection:
-        at = tables.positions(connection)
-        reached = min(at.get(model.name, 0) for model in _OF_COUPONS)
+        at = tables.read_checkpoints(connection)
+        reached = min(at[model.name].position if model.name in at else 0 for model in _OF_COUPONS)
         moment = resolve(connection, as_of=as_of, known_at=known_at, at_position=at_position, reached=reached)
         assert moment is not None
         shown: list[CouponState] = []
@@ -218,17 +217,6 @@ def _rows(
             session.close()
 
 
-def site_of(connection: Connection, coupon_id: str) -> str:
-    """The one site that has a coupon of this id now. Raises NotFound, and InputError if several have."""
-    table = tables.served(connection, projection("coupons"))
-    found = connection.execute(select(table.c.site_id).where(table.c.coupon_id == coupon_id).limit(2)).scalars().all()
-    if not found:
-        raise NotFound(f"no coupon {coupon_id!r} in the store")
-    if len(found) > 1:
-        raise InputError(f"several sites have a coupon {coupon_id!r}: say which site")
-    return str(found[0])
-
-
 def _is_meant(
     state: CouponState, lower_code: str | None, code: str | None, deleted: bool | None, status: CouponStatus | None
 ) -> bool:
@@ -261,7 +249,8 @@ def _known_later(connection: Connection, key: Key, moment: Moment) -> str:
     ).one()
     if first[0] is None:
         return f"no coupon {coupon_id!r} in the store"
-    recorded = connection.execute(select(events.c.recorded_at).where(events.c.position == first[0])).scalar_one()
+    recorded = reader.recorded_at(connection, first[0])
+    assert recorded is not None  # what is in the log stays there
     return (
         f"no coupon {coupon_id!r} {described(moment)}: its first event happened at {from_micros(first[1]).isoformat()}, "
         f"and the first that was recorded stands at position {first[0]}, of {recorded.isoformat()}"
@@ -342,7 +331,7 @@ def _run(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[st
         for model in roots:
             without = excluded.get(model.name, frozenset())
             if without != loaded:
-                session.load_facts(_without(piece, without))
+                session.load_facts(arrow.without_positions(piece, without))
                 loaded = without
             session.lift(model)
         session.drop_facts()
@@ -350,12 +339,6 @@ def _run(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[st
         if model.source != FACTS:
             session.lift(model)
         session.merge(model)
-
-
-def _without(piece: pa.Table, positions: frozenset[int]) -> pa.Table:
-    if not positions:
-        return piece
-    return piece.filter(pc.invert(pc.is_in(piece["position"], pa.array(sorted(positions), pa.int64()))))
 
 
 def _events_of(connection: Connection, keys: Sequence[Key], moment: Moment) -> Iterator[pa.Table]:
@@ -392,13 +375,8 @@ def _left_out(
                 continue
             positions.add(letter.position)
             if not letter.skipped:
-                subject = or_(
-                    events.c.coupon_id == letter.subject_id,
-                    and_(events.c.coupon_id.is_(None), events.c.entity_id == letter.subject_id),
-                )
                 waiting = select(events.c.position).where(
-                    events.c.site_id == letter.site_id,
-                    subject,
+                    is_about(letter.site_id, letter.subject_id),
                     events.c.position.between(letter.position, moment.position),
                 )
                 positions.update(connection.execute(waiting).scalars())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from eventstore.errors import ProjectionError
 
@@ -58,15 +58,27 @@ def first_guilty(of_one: Sequence[Subject], why_not: WhyNot) -> tuple[Subject, E
     if wrong is None:
         # Guilty only beside others: then all of it waits.
         return of_one[0], ProjectionError("it cannot be taken in together with the events of other coupons")
-    good, bad = 0, len(of_one)
+    length, why = shortest_failing(len(of_one), wrong, lambda some: why_not([each.position for each in of_one[:some]]))
+    return of_one[length - 1], why
+
+
+_Why = TypeVar("_Why")
+
+
+def shortest_failing(length: int, why: _Why, why_not: Callable[[int], _Why | None]) -> tuple[int, _Why]:
+    """The fewest of some events, from the first on, that cannot be taken in, and why not.
+
+    All `length` of them cannot, because of `why`. `why_not`: why so many of them cannot; None if they can.
+    """
+    good, bad = 0, length
     while bad - good > 1:
         middle = (good + bad) // 2
-        found = why_not([each.position for each in of_one[:middle]])
+        found = why_not(middle)
         if found is None:
             good = middle
         else:
-            bad, wrong = middle, found
-    return of_one[bad - 1], wrong
+            bad, why = middle, found
+    return bad, why
 
 
 class _Search:

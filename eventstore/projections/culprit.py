@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 
 from eventstore.errors import ProjectionError
+from eventstore.projections.blame import shortest_failing
 from eventstore.projections.catalogue import FACTS, Projection
 from eventstore.projections.dead_letters import reason_of
 from eventstore.projections.duck import ModelSession
@@ -17,19 +18,12 @@ from eventstore.projections.duck import ModelSession
 def culprit(models: Sequence[Projection], batch: pa.Table) -> ProjectionError | None:
     """The error that names the first event of a batch of the log which a model cannot take, with those before it; None if the
     models take them all."""
-    if _failure(models, batch) is None:
-        return None
-    fine, failing = 0, batch.num_rows
-    while failing - fine > 1:
-        middle = (fine + failing) // 2
-        if _failure(models, batch.slice(0, middle)) is None:
-            fine = middle
-        else:
-            failing = middle
-    failure = _failure(models, batch.slice(failing - 1, 1)) or _failure(models, batch.slice(0, failing))
+    failure = _failure(models, batch)
     if failure is None:
         return None
-    model, error = failure
+    failing, last = shortest_failing(batch.num_rows, failure, lambda some: _failure(models, batch.slice(0, some)))
+    # The event by itself tells better what is wrong than it does with those before it.
+    model, error = _failure(models, batch.slice(failing - 1, 1)) or last
     position = batch["position"][failing - 1].as_py()
     try:
         event_id = orjson.loads(batch["payload"][failing - 1].as_py())["event_id"]

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, Row, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventstore.errors import InputError, NotFound
 from eventstore.log.engine import said
 from eventstore.log.records import now
-from eventstore.log.tables import dead_letters
+from eventstore.log.tables import dead_letters, events
 
 RETRIED, SKIPPED = "retried", "skipped"
 """How a letter is resolved: its event was taken in after all, or is left out for good."""
@@ -71,6 +71,13 @@ class DeadLetter:
     resolved_at: datetime | None
     resolution: str | None
     note: str | None
+
+
+def is_about(site_id: str, subject_id: str) -> ColumnElement[bool]:
+    """The events of one subject."""
+    row = events.c
+    of_subject = or_(row.coupon_id == subject_id, and_(row.coupon_id.is_(None), row.entity_id == subject_id))
+    return and_(row.site_id == site_id, of_subject)
 
 
 def left_out(connection: Connection, root: str) -> list[LeftOut]:
@@ -142,17 +149,11 @@ def open_letter(connection: Connection, letter_id: int) -> DeadLetter:
     return letter
 
 
-def open_ids(engine: Engine, ids: Iterable[int] | None) -> list[int]:
-    """These letters, each once, or all that are open. Raises NotFound and InputError before anything is done to any of them."""
+def open_ids(connection: Connection, roots: Collection[str]) -> list[int]:
+    """The open letters of these projections, oldest first."""
     letter = dead_letters.c
-    with engine.connect() as connection:
-        if ids is None:
-            query = select(letter.id).where(letter.resolved_at.is_(None)).order_by(letter.id)
-            return list(connection.execute(query).scalars())
-        wanted = list(dict.fromkeys(ids))
-        for each in wanted:
-            open_letter(connection, each)
-        return wanted
+    query = select(letter.id).where(letter.resolved_at.is_(None), letter.projection.in_(roots)).order_by(letter.id)
+    return list(connection.execute(query).scalars())
 
 
 def park(connection: Connection, letter: NewLetter) -> None:

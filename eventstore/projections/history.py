@@ -19,6 +19,7 @@ from eventstore.event import Coupon, Event, Source
 from eventstore.log.records import RecordedEvent
 from eventstore.log.schema import head_size
 from eventstore.log.tables import events
+from eventstore.projections import views
 from eventstore.projections.moment import Moment, resolve
 from eventstore.projections.timeline import LIFE, TOLD, Line, Timeline, by_time, read_timeline
 from eventstore.projections.views import number
@@ -99,9 +100,9 @@ class _Shown(Facts):
 
 def page(
     engine: Engine,
-    site_id: str,
     coupon_id: str,
     *,
+    site_id: str | None = None,
     after: int = 0,
     limit: int = PAGE_EVENTS,
     order: Order = Order.RECORDED,
@@ -112,10 +113,10 @@ def page(
     """At most `limit` entries behind the one at the position `after` (0: from the beginning), in the order asked for.
 
     With a moment, those that count then. Raises NotFound for a coupon without any event, and InputError where `after` is no
-    position of this history ordered as it happened.
+    position of this history ordered as it happened, or several sites have a coupon of that id and none is given.
     """
     with engine.connect() as connection:
-        timeline = _timeline(connection, site_id, coupon_id, as_of, known_at, at_position)
+        timeline = _timeline(connection, coupon_id, site_id, as_of, known_at, at_position)
         lines = _ordered(timeline, order)
         if order is Order.RECORDED:
             lines = [line for line in lines if line.position > after]
@@ -129,9 +130,9 @@ def page(
 
 def stream(
     engine: Engine,
-    site_id: str,
     coupon_id: str,
     *,
+    site_id: str | None = None,
     order: Order = Order.RECORDED,
     as_of: datetime | None = None,
     known_at: datetime | None = None,
@@ -139,7 +140,7 @@ def stream(
 ) -> Iterator[HistoryEntry]:
     """The whole history, PAGE_EVENTS in memory at a time. Raises NotFound for a coupon without any event."""
     with engine.connect() as connection:
-        timeline = _timeline(connection, site_id, coupon_id, as_of, known_at, at_position)
+        timeline = _timeline(connection, coupon_id, site_id, as_of, known_at, at_position)
         lines = _ordered(timeline, order)
         for start in range(0, len(lines), PAGE_EVENTS):
             yield from _entries(connection, timeline, lines[start : start + PAGE_EVENTS])
@@ -147,8 +148,8 @@ def stream(
 
 def _timeline(
     connection: Connection,
-    site_id: str,
     coupon_id: str,
+    site_id: str | None,
     as_of: datetime | None,
     known_at: datetime | None,
     at_position: int | None,
@@ -157,7 +158,8 @@ def _timeline(
     if moment is None:
         moment = resolve(connection, at_position=head_size(connection))
     assert isinstance(moment, Moment)
-    timeline = read_timeline(connection, site_id, coupon_id, moment)
+    site = site_id if site_id is not None else views.site_of(connection, coupon_id)
+    timeline = read_timeline(connection, site, coupon_id, moment)
     if not timeline.lines:
         raise NotFound(f"no coupon {coupon_id!r} in the store" + (" at that moment" if as_of or known_at else ""))
     return timeline

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Engine, select
 
 from eventstore.log.exclusive import Exclusive
+from eventstore.log.reader import recorded_at
 from eventstore.log.records import now
 from eventstore.log.schema import head_size
-from eventstore.log.tables import events, projection_work
-from eventstore.log.tables import projection_checkpoints as checkpoints
+from eventstore.log.tables import projection_work
 from eventstore.projections import dead_letters, tables
 from eventstore.projections.catalogue import Catalogue
 from eventstore.projections.leader import RUNNER
@@ -58,20 +58,20 @@ class Following:
 def lag(engine: Engine, catalogue: Catalogue) -> Lag:
     """How far the projections are."""
     with engine.connect() as connection:
-        found = {row.name: row for row in connection.execute(select(checkpoints))}
+        found = tables.read_checkpoints(connection)
         # After the checkpoints: no lag is ever less than nothing.
         head = head_size(connection)
-        followed = [found[model.name] for model in tables.followed(connection, catalogue)]
-        behind = tuple(model.name for model in tables.behind(connection, catalogue))
-        position = min((row.position for row in followed), default=head)
+        followed = {model.name: found[model.name] for model in tables.followed(found, catalogue)}
+        behind = tuple(model.name for model in tables.behind(found, catalogue))
+        position = min((each.position for each in followed.values()), default=head)
         at = now()
-        oldest = _recorded_at(connection, position + 1) if position < head else None
+        oldest = recorded_at(connection, position + 1) if position < head else None
         still = []
-        for row in followed:
-            if row.position < head and (at - row.updated_at).total_seconds() > STANDSTILL_SECONDS:
-                waiting = _recorded_at(connection, row.position + 1)
+        for name, each in followed.items():
+            if each.position < head and (at - each.updated_at).total_seconds() > STANDSTILL_SECONDS:
+                waiting = recorded_at(connection, each.position + 1)
                 if waiting is not None and (at - waiting).total_seconds() > STANDSTILL_SECONDS:
-                    still.append(row.name)
+                    still.append(name)
         return Lag(
             head=head,
             position=position,
@@ -82,13 +82,6 @@ def lag(engine: Engine, catalogue: Catalogue) -> Lag:
             behind=behind,
             parked=dead_letters.parked_subjects(connection),
         )
-
-
-def _recorded_at(connection: Connection, position: int) -> datetime | None:
-    found: datetime | None = connection.execute(
-        select(events.c.recorded_at).where(events.c.position == position)
-    ).scalar_one_or_none()
-    return found
 
 
 def following(engine: Engine) -> Following | None:

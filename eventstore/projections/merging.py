@@ -14,44 +14,69 @@ from eventstore.projections.catalogue import FACTS, Projection
 from eventstore.projections.duck import ModelSession, quoted
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a merge makes of a projection's table: rows (in the store's encodings) that are new or changed, and the keys of rows
+    that there are no more, as when the only use in a week turns out to be of the week before."""
+
+    rows: list[tuple[Any, ...]]
+    gone: list[tuple[Any, ...]]
+
+
 def merge(
     session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str] | None = None
-) -> None:
-    """Leave in `<name>__merged` the rows of every key that the session's facts touch, and in `<name>__before` what they were.
+) -> Changes:
+    """What the session's facts change of a model's table. A model that reads from another comes after it.
 
-    A model that reads from another comes after it. `stands_in`: by a projection's name, the table that holds its rows.
+    Leaves in `<name>__merged` the rows of every key that they touch, and in `<name>__before` what these were. `stands_in`: by a
+    projection's name, the table that holds its rows.
     """
     if model.source == FACTS:
-        _merge_facts(session, connection, model, stands_in or {})
+        touched = _merge_new(session, connection, model, stands_in or {})
     else:
-        _merge_derived(session, connection, model, stands_in or {})
+        touched = _merge_derived(session, connection, model, stands_in or {})
+    if not touched:
+        session.clear(model)
+        return Changes([], [])
+    return _changes(session, model)
 
 
-def _merge_facts(
-    session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]
-) -> None:
+def _merge_new(session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]) -> bool:
+    """Merge what the model lifts from its source into the rows that are stored; whether it lifts anything."""
     session.lift(model)
     keys = session.keys(quoted(f"{model.name}__partial"), model.key_columns)
     if not keys:
-        session.clear(model)
-        return
-    before = tables.current_rows(connection, model, model.key, keys, name=stands_in.get(model.name))
-    session.put(f"{model.name}__before", model.columns, before, like=quoted(f"{model.name}__merged"))
+        return False
+    _put_before(session, connection, model, keys, stands_in)
     session.add_partial(model, quoted(f"{model.name}__before"))
     session.merge(model)
+    return True
+
+
+def _put_before(
+    session: ModelSession,
+    connection: Connection,
+    model: Projection,
+    keys: Sequence[tuple[Any, ...]],
+    stands_in: Mapping[str, str],
+) -> None:
+    before = tables.current_rows(connection, model, model.key, keys, name=stands_in.get(model.name))
+    session.put(f"{model.name}__before", model.columns, before, like=quoted(f"{model.name}__merged"))
 
 
 def _merge_derived(
     session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]
-) -> None:
+) -> bool:
     """The same for a model that counts another's rows, of which `<source>__merged` and `<source>__before` are at hand.
 
     A new row of the source is merged in. A row that changed in what the model reads of it, or went, may have made a maximum
-    smaller, which no merge can undo: what it belonged to is counted anew from all its rows. Those are found by the columns
-    of the key that are the source's too, among the rows that are stored.
+    smaller, which no merge can undo: what it belonged to is counted anew from all its rows.
     """
     source = next(each for each in session.models if each.name == model.source)
     merged, before = quoted(f"{source.name}__merged"), quoted(f"{source.name}__before")
+    if not session.count(before):
+        # As a rule: all that the source has is new, or nothing is.
+        return bool(session.count(merged)) and _merge_new(session, connection, model, stands_in)
     view = f"CREATE OR REPLACE TEMP VIEW {quoted(source.name)} AS"
     execute = session.connection.execute
     source_key, key = _names(source.key), _names(model.key)
@@ -65,45 +90,54 @@ def _merge_derived(
     )
     execute(f"CREATE OR REPLACE TEMP TABLE anew AS SELECT DISTINCT {key} FROM (\n{model.lift}\n)")
     execute(f"{view} SELECT m.* FROM {merged} m ANTI JOIN {before} b USING ({source_key})")
-    execute(f"CREATE OR REPLACE TEMP TABLE fresh AS FROM (\n{model.lift}\n) ANTI JOIN anew USING ({key})")
     anew = session.keys("anew", model.key_columns)
-    touched = [*anew, *session.keys("fresh", model.key_columns)]
-    present = tables.current_rows(connection, model, model.key, touched, name=stands_in.get(model.name))
-    was = quoted(f"{model.name}__before")
-    session.put(f"{model.name}__before", model.columns, present, like=quoted(f"{model.name}__merged"))
-    session.add_partial(model, "fresh")
-    session.add_partial(model, f"(FROM {was} ANTI JOIN anew USING ({key}))")
     if anew:
-        shared = [column for column in model.key_columns if column.name in {each.name for each in source.columns}]
-        names = [column.name for column in shared]
-        wanted = session.keys("anew", shared)
-        stored = tables.current_rows(connection, source, names, wanted, name=stands_in.get(source.name))
-        session.put("stored", source.columns, stored, like=merged)
-        execute(
-            f"""{view}
-            SELECT m.* FROM {merged} m SEMI JOIN anew USING ({_names(names)})
-            UNION ALL BY NAME
-            SELECT s.* FROM stored s ANTI JOIN {merged} m USING ({source_key}) ANTI JOIN {before} b USING ({source_key})"""
-        )
-        session.add_partial(model, f"(FROM (\n{model.lift}\n) SEMI JOIN anew USING ({key}))")
-    session.merge(model)
+        _count_anew(session, connection, model, source, anew, stands_in)
+        touched = True
+    else:
+        touched = _merge_new(session, connection, model, stands_in)
     execute(f"{view} FROM {merged}")
+    return touched
+
+
+def _count_anew(
+    session: ModelSession,
+    connection: Connection,
+    model: Projection,
+    source: Projection,
+    anew: Sequence[tuple[Any, ...]],
+    stands_in: Mapping[str, str],
+) -> None:
+    """Count the groups in the table `anew` from all their rows, and merge the source's new rows, which its view shows, into
+    the others. A group's rows are found by the columns of its key that are the source's too, among those that are stored."""
+    merged, before = quoted(f"{source.name}__merged"), quoted(f"{source.name}__before")
+    execute = session.connection.execute
+    source_key, key = _names(source.key), _names(model.key)
+    execute(f"CREATE OR REPLACE TEMP TABLE fresh AS FROM (\n{model.lift}\n) ANTI JOIN anew USING ({key})")
+    _put_before(session, connection, model, [*anew, *session.keys("fresh", model.key_columns)], stands_in)
+    session.add_partial(model, "fresh")
+    session.add_partial(model, f"(FROM {quoted(f'{model.name}__before')} ANTI JOIN anew USING ({key}))")
+    shared = [column for column in model.key_columns if column.name in {each.name for each in source.columns}]
+    names = [column.name for column in shared]
+    stored = tables.current_rows(
+        connection, source, names, session.keys("anew", shared), name=stands_in.get(source.name)
+    )
+    session.put("stored", source.columns, stored, like=merged)
+    execute(
+        f"""CREATE OR REPLACE TEMP VIEW {quoted(source.name)} AS
+        SELECT m.* FROM {merged} m SEMI JOIN anew USING ({_names(names)})
+        UNION ALL BY NAME
+        SELECT s.* FROM stored s ANTI JOIN {merged} m USING ({source_key}) ANTI JOIN {before} b USING ({source_key})"""
+    )
+    session.add_partial(model, f"(FROM (\n{model.lift}\n) SEMI JOIN anew USING ({key}))")
+    session.merge(model)
 
 
 def _names(names: Sequence[str]) -> str:
     return ", ".join(quoted(name) for name in names)
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a merge makes of a projection's table: rows (in the store's encodings) that are new or changed, and the keys of rows
-    that there are no more, as when the only use in a week turns out to be of the week before."""
-
-    rows: list[tuple[Any, ...]]
-    gone: list[tuple[Any, ...]]
-
-
-def changes(session: ModelSession, model: Projection) -> Changes:
+def _changes(session: ModelSession, model: Projection) -> Changes:
     """What the merge that `session` has just done for the model changes."""
     if model.source == FACTS:
         return Changes(session.stored_rows(model), [])

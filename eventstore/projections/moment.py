@@ -12,12 +12,14 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time
 from itertools import groupby
+from typing import TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Connection, and_, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, or_
 
 from eventstore.errors import InputError, StoreUnavailable
 from eventstore.event import INT64_MAX
+from eventstore.log.reader import recorded_at
 from eventstore.log.records import now
 from eventstore.log.schema import head_size
 from eventstore.log.tables import events
@@ -52,6 +54,14 @@ def read_time(text: str, name: str) -> datetime:
     except (ValueError, OverflowError):
         hint = " (in an address, + is written %2B)" if re.search(r"T.* \d", text) else ""
         raise InputError(wanted + hint) from None
+
+
+class Asked(TypedDict):
+    """The parameters that say a moment, as callers give them; each None: now."""
+
+    as_of: datetime | None
+    known_at: datetime | None
+    at_position: int | None
 
 
 def resolve(
@@ -89,7 +99,7 @@ def resolve(
         raise StoreUnavailable(
             f"the projections have taken in the log up to position {most}, and not yet to {position}; ask again"
         )
-    status_at = as_of or known_at or _recorded_at(connection, position) or now()
+    status_at = as_of or known_at or recorded_at(connection, position) or now()
     return Moment(true_at=as_of, known_at=known_at, position=position, status_at=status_at)
 
 
@@ -101,16 +111,12 @@ def position_at(connection: Connection, recorded_by: datetime, head: int) -> int
     low, high = 0, head
     while low < high:
         middle = (low + high + 1) // 2
-        recorded = _recorded_at(connection, middle)
+        recorded = recorded_at(connection, middle)
         if recorded is not None and recorded <= recorded_by:
             low = middle
         else:
             high = middle - 1
     return low
-
-
-def _recorded_at(connection: Connection, position: int) -> datetime | None:
-    return connection.execute(select(events.c.recorded_at).where(events.c.position == position)).scalar()
 
 
 # Which events count

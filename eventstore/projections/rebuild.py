@@ -23,7 +23,6 @@ from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -41,7 +40,7 @@ from eventstore.projections.catalogue import FACTS, Catalogue, Projection
 from eventstore.projections.culprit import culprit
 from eventstore.projections.dead_letters import RETRIED, left_out, reason_of
 from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, quoted
-from eventstore.projections.merging import Changes, changes, merge, write
+from eventstore.projections.merging import Changes, merge, write
 from eventstore.projections.originals import Reread, read_again, with_originals
 from eventstore.projections.rebuild_work import SPILL_PREFIX, Progress, RebuildWork
 from eventstore.projections.shadows import Shadows
@@ -346,9 +345,8 @@ class _Rebuild:
         found = []
         for models in self._loaded(session, piece.rows):
             for model in models:
-                merge(session, connection, model, self._shadows.names)
+                made = merge(session, connection, model, self._shadows.names)
                 merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
-                made = changes(session, model)
                 found.append(_Change(model, made, session.count(merged) - session.count(before)))
         return found
 
@@ -451,7 +449,7 @@ class _Rebuild:
             out = frozenset(each for each in self._skipped[root] if first <= each <= last)
             if out != loaded:
                 with self._stage("facts"):
-                    session.load_facts(_without(rows, out))
+                    session.load_facts(arrow.without_positions(rows, out))
                 loaded = out
             yield models
 
@@ -472,7 +470,7 @@ class _Rebuild:
             pieces: Iterator[pa.Table] = (piece.rows for piece in self._pieces()) if rows is None else iter([rows])
             for piece in pieces:
                 for root, models in self._roots.items():
-                    named = culprit(models, _without(piece, self._skipped[root]))
+                    named = culprit(models, arrow.without_positions(piece, self._skipped[root]))
                     if named is not None:
                         raise ProjectionError(f"{named}; the old tables stay") from error
             raise
@@ -498,12 +496,6 @@ class _Rebuild:
     def _stop_if_aborted(self) -> None:
         if self._work.aborted.is_set():
             raise _aborted()
-
-
-def _without(rows: pa.Table, positions: frozenset[int]) -> pa.Table:
-    if not positions:
-        return rows
-    return rows.filter(pc.invert(pc.is_in(rows["position"], pa.array(sorted(positions), pa.int64()))))
 
 
 def _ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.errors import NotOwner, ProjectionError, RebuildUnderWay
+from eventstore.errors import NotOwner, ProjectionError, RebuildAborted, RebuildUnderWay
 from eventstore.log.engine import write_transaction
 from eventstore.log.exclusive import Exclusive, worker_name
 from eventstore.log.records import now
@@ -269,8 +269,6 @@ def _row(connection: Connection) -> RebuildStatus | None:
 
 def outcome_of(error: BaseException) -> str:
     """How a rebuild that raised this has ended."""
-    from eventstore.errors import RebuildAborted
-
     if isinstance(error, RebuildAborted):
         return ABORTED
     return FAILED if isinstance(error, Exception) else INTERRUPTED

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import BigInteger, Connection, Engine, and_, or_, select, type_coerce
+from sqlalchemy import BigInteger, Connection, Engine, select, type_coerce
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import InputError, ProjectionError, StoreUnavailable
-from eventstore.log.arrow import EVENT_SCHEMA, rows_to_batch
+from eventstore.log.arrow import EVENT_SCHEMA, only_positions, rows_to_batch
 from eventstore.log.engine import said, write_transaction
 from eventstore.log.tables import events
 from eventstore.projections import blame, dead_letters
@@ -23,7 +23,6 @@ from eventstore.projections.step import (
     Stepper,
     Unsettled,
     is_about_data,
-    only_positions,
     tell_parked,
 )
 
@@ -55,13 +54,15 @@ def retry_dead_letters(engine: Engine, catalogue: Catalogue, ids: Iterable[int] 
     Each in turn gives its answer; nothing is done for those not iterated over. Raises NotFound and InputError for an id that
     is no open letter's, ProjectionError where the projection is not followed, StoreUnavailable.
     """
-    wanted = dead_letters.open_ids(engine, ids)
     with closing(Stepper(engine, catalogue)) as stepper:
-        if ids is None:
-            # One that is not followed must not keep those behind it from being tried.
-            with engine.connect() as connection:
-                followed = {group.root for group in stepper.groups(connection)}
-                wanted = [each for each in wanted if dead_letters.open_letter(connection, each).projection in followed]
+        with engine.connect() as connection:
+            if ids is None:
+                # One that is not followed must not keep those behind it from being tried.
+                wanted = dead_letters.open_ids(connection, [group.root for group in stepper.groups(connection)])
+            else:
+                wanted = list(dict.fromkeys(ids))
+                for each in wanted:
+                    dead_letters.open_letter(connection, each)
         for letter_id in wanted:
             yield _revive(engine, stepper, letter_id, RETRIED, None)
 
@@ -97,26 +98,23 @@ def _try(engine: Engine, stepper: Stepper, letter_id: int, resolution: str, note
     with engine.connect() as connection:
         letter = dead_letters.open_letter(connection, letter_id)
         group = next((each for each in stepper.groups(connection) if each.root == letter.projection), None)
-        if group is None and resolution == RETRIED:
-            raise ProjectionError(
-                f"the projection {letter.projection} is not followed by this program: run `eventstore upgrade`, which makes "
-                "it anew, or name its folder in the setting `projections`"
-            )
-        waiting = (
-            None
-            if group is None
-            else _waiting(connection, group, letter, after=letter.position - (resolution == RETRIED))
-        )
 
     def also(found: Connection) -> None:
         dead_letters.open_letter(found, letter_id)
         dead_letters.resolve(found, letter_id, resolution, note)
 
-    if group is None or waiting is None:
+    if group is None:
+        if resolution == RETRIED:
+            raise ProjectionError(
+                f"the projection {letter.projection} is not followed by this program: run `eventstore upgrade`, which makes "
+                "it anew, or name its folder in the setting `projections`"
+            )
         # Nothing follows it: whatever makes its table anew leaves the event out.
         with write_transaction(engine) as found:
             also(found)
         return Revived(letter, 0, resolution, None, None)
+    with engine.connect() as connection:
+        waiting = _waiting(connection, group, letter, after=letter.position - (resolution == RETRIED))
     try:
         taken = stepper.attempt_behind(group, waiting.facts, also)
         return Revived(letter, len(waiting.subjects), resolution, None, None) if taken else None
@@ -165,11 +163,7 @@ def _waiting(connection: Connection, group: Group, letter: DeadLetter, *, after:
             row.event_id,
         )
         .where(
-            row.site_id == letter.site_id,
-            or_(
-                row.coupon_id == letter.subject_id,
-                and_(row.coupon_id.is_(None), row.entity_id == letter.subject_id),
-            ),
+            dead_letters.is_about(letter.site_id, letter.subject_id),
             row.position > after,
             row.position <= group.position,
             row.position.not_in([each.position for each in group.left_out if each.skipped]),

@@ -101,11 +101,11 @@ class Runner:
         the others back.
         """
         with self._engine.connect() as connection:
-            found = tables.positions(connection)
-            if not names:
-                followed = {model.name for model in tables.followed(connection, self._catalogue)}
-                names = [*{model.name for model in projections()} | followed]
-        return min((found.get(name, 0) for name in names), default=0)
+            found = tables.read_checkpoints(connection)
+        if not names:
+            followed = {model.name for model in tables.followed(found, self._catalogue)}
+            names = [*{model.name for model in projections()} | followed]
+        return min((found[name].position if name in found else 0 for name in names), default=0)
 
     def start(self) -> None:
         """Run in a thread of its own until `stop`."""

@@ -17,7 +17,6 @@ from datetime import datetime
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 from sqlalchemy import Connection, Engine, case, func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
@@ -32,7 +31,7 @@ from eventstore.projections import blame, dead_letters, tables
 from eventstore.projections.catalogue import Catalogue, Projection
 from eventstore.projections.dead_letters import LeftOut, NewLetter, reason_of
 from eventstore.projections.duck import ModelSession
-from eventstore.projections.merging import Changes, changes, merge, write
+from eventstore.projections.merging import Changes, merge, write
 
 MOST_PARKED = 50
 """Subjects that one step parks at most. Where more cannot be taken, it is the model that is wrong, not an event."""
@@ -80,9 +79,9 @@ class Stepper:
     def groups(self, connection: Connection) -> list[Group]:
         """The groups that can be followed: of models that are not behind (`tables.followed`)."""
         by_root: dict[str, list[Projection]] = {}
-        for model in tables.followed(connection, self._catalogue):
+        found = tables.read_checkpoints(connection)
+        for model in tables.followed(found, self._catalogue):
             by_root.setdefault(self._catalogue.root(model), []).append(model)
-        found = {row.name: row for row in connection.execute(select(checkpoints))}
         left = dead_letters.all_left_out(connection)
         made = []
         for root, models in by_root.items():
@@ -109,14 +108,14 @@ class Stepper:
                 facts = batches.read_all()
             self._outrun = False
             for alike in self._alike([each for each in groups if each.position == start], start, until):
-                failed |= self._take(alike.groups, without_positions(facts, alike.held), until)
+                failed |= self._take(alike.groups, arrow.without_positions(facts, alike.held), until)
             # Whoever was faster may have gone less far.
             reached = min(reached, start if self._outrun else until)
         return Progress(reached, head, failed)
 
     def _alike(self, groups: Sequence[Group], start: int, until: int) -> list[_Alike]:
         """The groups together that leave out the same of these events; as a rule all of them, and nothing."""
-        if not any(each.left_out for each in groups):
+        if not any(left.position > start or not left.skipped for each in groups for left in each.left_out):
             return [_Alike(list(groups), frozenset())]
         subjects = self.subjects(start, until)
         made: dict[frozenset[int], _Alike] = {}
@@ -161,7 +160,7 @@ class Stepper:
             taken = set(facts["position"].to_pylist())
             subjects = [each for each in self.subjects(group.position, until) if each.position in taken]
             letters, held = self.letters_for(group, facts, subjects)
-            self._outrun |= not self.attempt([group], without_positions(facts, held), until, letters=letters)
+            self._outrun |= not self.attempt([group], arrow.without_positions(facts, held), until, letters=letters)
         except (Unsettled, duckdb.Error) as unsettled:
             wrong = ProjectionError(
                 f"the projection {group.root} cannot take the events {group.position + 1} to {until}: {unsettled}"
@@ -177,7 +176,7 @@ class Stepper:
 
         try:
             found = blame.find(
-                subjects, lambda positions: self.why_not(group, only_positions(facts, positions)), MOST_PARKED
+                subjects, lambda positions: self.why_not(group, arrow.only_positions(facts, positions)), MOST_PARKED
             )
         except blame.TooMany as error:
             raise Unsettled(
@@ -281,8 +280,7 @@ class Stepper:
             session.load_facts(facts)
             with self._engine.connect() as connection:
                 for model in models:
-                    merge(session, connection, model)
-                    made[model.name] = changes(session, model)
+                    made[model.name] = merge(session, connection, model)
         except BaseException as error:
             # Half-filled working tables must not leak into the next step.
             if is_about_data(error):
@@ -349,13 +347,3 @@ def held_positions(left: Iterable[LeftOut], subjects: Iterable[blame.Subject]) -
         for each in subjects
         if each.position in skipped or each.position >= parked.get(each.key, each.position + 1)
     )
-
-
-def only_positions(facts: pa.Table, positions: Collection[int]) -> pa.Table:
-    return facts.filter(pc.is_in(facts["position"], pa.array(sorted(positions), pa.int64())))
-
-
-def without_positions(facts: pa.Table, positions: Collection[int]) -> pa.Table:
-    if not positions:
-        return facts
-    return facts.filter(pc.invert(pc.is_in(facts["position"], pa.array(sorted(positions), pa.int64()))))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import orjson
@@ -55,7 +56,7 @@ def ensure(engine: Engine, catalogue: Catalogue) -> None:
     log in at its own pace, and the others would wait for it. Raises ProjectionError where a table of that name is not ours.
     """
     with engine.connect() as connection:
-        known = versions(connection)
+        known = read_checkpoints(connection)
         if all(model.name in known for model in catalogue):
             return
     with write_transaction(engine) as connection:
@@ -63,9 +64,9 @@ def ensure(engine: Engine, catalogue: Catalogue) -> None:
         if not is_sqlite(engine):
             # Of two processes that begin at once the second must find what the first has made.
             connection.exec_driver_sql("LOCK TABLE projection_checkpoints IN SHARE ROW EXCLUSIVE MODE")
-        known = versions(connection)
+        known = read_checkpoints(connection)
         strangers = set(inspect(connection).get_table_names())
-        begun = any(positions(connection).values())
+        begun = any(each.position for each in known.values())
         for model in catalogue:
             if model.name in known:
                 continue
@@ -78,13 +79,34 @@ def ensure(engine: Engine, catalogue: Catalogue) -> None:
             set_checkpoint(connection, model, 0, version=NEVER_BUILT if begun else model.version)
 
 
-def behind(connection: Connection, catalogue: Catalogue) -> tuple[Projection, ...]:
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a projection's table has taken the log in, when it last moved, and which version of the model made the table."""
+
+    version: int
+    position: int
+    updated_at: datetime
+
+
+Checkpoints: TypeAlias = Mapping[str, Checkpoint]
+"""Checkpoints by the projection's name."""
+
+
+def read_checkpoints(connection: Connection) -> dict[str, Checkpoint]:
+    """The checkpoints as they are now, also those of projections that this program does not know."""
+    row = checkpoints.c
+    return {
+        name: Checkpoint(*rest)
+        for name, *rest in connection.execute(select(row.name, row.version, row.position, row.updated_at))
+    }
+
+
+def behind(found: Checkpoints, catalogue: Catalogue) -> tuple[Projection, ...]:
     """The projections whose tables are not what this program's models make of the log; `eventstore upgrade` rebuilds them.
 
     They were made by another version of their model, or not yet built; or, being made of another projection, they stand at
     another position than that: a program that does not know them went on without them, and has not kept what they missed.
     """
-    found = {row.name: row for row in connection.execute(select(checkpoints))}
 
     def right(model: Projection) -> bool:
         row, root = found.get(model.name), found.get(catalogue.root(model))
@@ -96,9 +118,9 @@ def behind(connection: Connection, catalogue: Catalogue) -> tuple[Projection, ..
     return tuple(model for model in catalogue if not right(model))
 
 
-def followed(connection: Connection, catalogue: Catalogue) -> tuple[Projection, ...]:
+def followed(found: Checkpoints, catalogue: Catalogue) -> tuple[Projection, ...]:
     """The projections that the live runner may go on with: those that are not behind and read from none that is."""
-    left_out: set[str] = {model.name for model in behind(connection, catalogue)}
+    left_out: set[str] = {model.name for model in behind(found, catalogue)}
     for model in catalogue:
         if model.source in left_out:
             left_out.add(model.name)
@@ -171,16 +193,6 @@ def make(connection: Connection, model: Projection, name: str, *, indexed: bool 
     if not indexed:
         for index in table.indexes:
             index.drop(connection)
-
-
-def versions(connection: Connection) -> dict[str, int]:
-    """The version each projection's table was made by."""
-    return {name: version for name, version in connection.execute(select(checkpoints.c.name, checkpoints.c.version))}
-
-
-def positions(connection: Connection) -> dict[str, int]:
-    """The position up to which each projection has taken the log in."""
-    return {name: position for name, position in connection.execute(select(checkpoints.c.name, checkpoints.c.position))}
 
 
 def set_checkpoint(

@@ -63,8 +63,8 @@ def upgrade(
     schema.migrate(engine)
     tables.ensure(engine, catalogue)
     with engine.connect() as connection:
-        behind = tuple(model.name for model in tables.behind(connection, catalogue))
-        versions = tables.versions(connection)
+        found = tables.read_checkpoints(connection)
+    behind = tuple(model.name for model in tables.behind(found, catalogue))
     if not behind:
         return Upgraded(before, schema.HEAD_REVISION, (), 0, 0.0)
     from eventstore.projections.rebuild import rebuild_projections
@@ -74,7 +74,7 @@ def upgrade(
         before,
         schema.HEAD_REVISION,
         tuple(
-            UpgradedProjection(name, versions.get(name) or None, catalogue.find(name).version, rows)
+            UpgradedProjection(name, found[name].version or None, catalogue.find(name).version, rows)
             for name, rows in done.rows.items()
         ),
         done.position,

@@ -9,7 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import lru_cache
 from importlib.resources import files
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema, computed_field
@@ -33,13 +33,15 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from eventstore.errors import InputError
+from eventstore.errors import InputError, NotFound
 from eventstore.log.records import now
 from eventstore.log.tables import dead_letters
 from eventstore.log.types import to_micros
 from eventstore.projections import tables
 from eventstore.projections.catalogue import projection
 from eventstore.projections.moment import Moment
+
+_Found = TypeVar("_Found")
 
 PAGE_COUPONS = 100
 """Coupons in a page unless the caller says otherwise."""
@@ -208,6 +210,26 @@ def coupons(
             statement = statement.where(tuple_(table.c.site_id, table.c.coupon_id) > tuple_(*key_of(after)))
         found = [state(row._asdict()) for row in connection.execute(statement)]
     return Page(found, cursor(found[-1].site_id, found[-1].coupon_id) if len(found) == limit else None)
+
+
+def coupon(engine: Engine, coupon_id: str, site_id: str | None = None) -> CouponState:
+    """One coupon as it is now. Raises NotFound, and InputError if several sites have that id and none is given."""
+    return _the_one(coupons(engine, site_id=site_id, coupon_id=coupon_id, limit=2).coupons, coupon_id)
+
+
+def site_of(connection: Connection, coupon_id: str) -> str:
+    """The one site that has a coupon of this id now. Raises NotFound, and InputError if several have."""
+    table = tables.served(connection, projection("coupons"))
+    statement = select(table.c.site_id).where(table.c.coupon_id == coupon_id).limit(2)
+    return str(_the_one(connection.execute(statement).scalars().all(), coupon_id))
+
+
+def _the_one(found: Sequence[_Found], coupon_id: str) -> _Found:
+    if not found:
+        raise NotFound(f"no coupon {coupon_id!r} in the store")
+    if len(found) > 1:
+        raise InputError(f"several sites have a coupon {coupon_id!r}: say which site")
+    return found[0]
 
 
 def _status(at: datetime) -> ColumnElement[str]:

@@ -107,7 +107,7 @@ def log_of(store: EventStore) -> list[Event]:
 
 def positions(store: EventStore) -> dict[str, int]:
     with store.engine.connect() as connection:
-        return tables.positions(connection)
+        return {name: each.position for name, each in tables.read_checkpoints(connection).items()}
 
 
 def raw(store: EventStore, name: str) -> list[tuple[Any, ...]]:
