@@ -151,9 +151,8 @@ def _ended(found: RebuildStatus) -> str:
         "interrupted": "interrupted; nothing was changed",
         "aborted": "aborted; nothing was changed",
     }
-    return words.get(found.outcome, found.outcome) + (
-        f": {found.message}" if found.outcome in ("failed", "died") else ""
-    )
+    told = found.message if found.outcome in ("done", "failed", "died") else None
+    return words.get(found.outcome, found.outcome) + (f": {told}" if told else "")
 
 
 def _print_status(found: RebuildStatus) -> None:

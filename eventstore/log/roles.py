@@ -119,6 +119,12 @@ def act_as_owner(connection: Connection) -> None:
     connection.exec_driver_sql(f"SET LOCAL ROLE {found.owner}")
 
 
+def require_owner(engine: Engine) -> None:
+    """Raise NotOwner if this login may not make tables as the log's owner: before long work, rather than at its end."""
+    with engine.connect() as connection:
+        act_as_owner(connection)
+
+
 def stop_appends(connection: Connection) -> None:
     """Let no append begin until the transaction ends, before tables are changed: each append begins with log_head and holds it
     while it goes on to the others, so that whoever comes by another way round would end in a deadlock. Nothing on SQLite."""

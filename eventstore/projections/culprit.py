@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import duckdb
 import orjson
 import pyarrow as pa
 
-from eventstore.errors import ProjectionError
 from eventstore.projections.blame import shortest_failing
 from eventstore.projections.catalogue import FACTS, Projection
 from eventstore.projections.dead_letters import reason_of
 from eventstore.projections.duck import ModelSession
 
 
-def culprit(models: Sequence[Projection], batch: pa.Table) -> ProjectionError | None:
-    """The error that names the first event of a batch of the log which a model cannot take, with those before it; None if the
-    models take them all."""
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """An event that a model cannot take, and why."""
+
+    model: Projection
+    position: int
+    event_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"the projection {self.model.name} cannot take the event at position {self.position} (id {self.event_id}): "
+            f"{self.reason}"
+        )
+
+
+def culprit(models: Sequence[Projection], batch: pa.Table) -> Culprit | None:
+    """The first event of a batch of the log that a model cannot take, with those before it; None if they take them all."""
     failure = _failure(models, batch)
     if failure is None:
         return None
@@ -29,9 +44,7 @@ def culprit(models: Sequence[Projection], batch: pa.Table) -> ProjectionError | 
         event_id = orjson.loads(batch["payload"][failing - 1].as_py())["event_id"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         event_id = "that cannot be read"
-    return ProjectionError(
-        f"the projection {model.name} cannot take the event at position {position} (id {event_id}): {reason_of(error)}"
-    )
+    return Culprit(model, position, event_id, reason_of(error))
 
 
 def _failure(models: Sequence[Projection], batch: pa.Table) -> tuple[Projection, duckdb.Error] | None:

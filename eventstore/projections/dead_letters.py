@@ -156,6 +156,23 @@ def open_ids(connection: Connection, roots: Collection[str]) -> list[int]:
     return list(connection.execute(query).scalars())
 
 
+def find_open(connection: Connection, root: str, position: int) -> int | None:
+    """The open letter of this event, if there is one."""
+    letter = dead_letters.c
+    return connection.execute(
+        select(letter.id).where(letter.projection == root, letter.position == position, letter.resolved_at.is_(None))
+    ).scalar()
+
+
+def letter_of(connection: Connection, root: str, position: int, reason: str) -> NewLetter:
+    """A letter for the event at this position of the log."""
+    row = events.c
+    site_id, subject_id, event_id = connection.execute(
+        select(row.site_id, func.coalesce(row.coupon_id, row.entity_id), row.event_id).where(row.position == position)
+    ).one()
+    return NewLetter(root, position, site_id, subject_id, event_id, reason)
+
+
 def park(connection: Connection, letter: NewLetter) -> None:
     """Write an open letter down. One of that event that was resolved before is open again."""
     insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(dead_letters)

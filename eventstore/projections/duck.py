@@ -6,7 +6,10 @@ that nothing is rounded or re-zoned on the way; `decode_column` and `encode_colu
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -67,8 +70,9 @@ class ModelSession:
         self.connection.execute("SET enable_progress_bar = false")
         if threads is not None:
             self.connection.execute(f"SET threads = {threads}")
-        if temp_directory is not None:
-            self.connection.execute("SET temp_directory = ?", [temp_directory])
+        # Made only where something does not fit into memory; DuckDB's own choice is the working directory.
+        spill = temp_directory or str(Path(tempfile.gettempdir()) / f"eventstore-spill-{os.getpid()}")
+        self.connection.execute("SET temp_directory = ?", [spill])
         self._types: dict[str, dict[str, str]] = {}
         self._make_empty_tables()
 

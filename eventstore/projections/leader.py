@@ -80,9 +80,15 @@ class Leader:
         if self._told_position is None:
             self._told_position = position
             return
-        if at - self._told_at < SEEN_SECONDS or position == self._told_position:
+        since = at - self._told_at
+        if position == self._told_position:
+            if since >= SEEN_SECONDS:
+                # Nothing has happened for long: what happens next is not that slow.
+                self._told_at = at
             return
-        rate = (position - self._told_position) / (at - self._told_at)
+        if since < SEEN_SECONDS:
+            return
+        rate = (position - self._told_position) / since
         with write_transaction(self._engine) as connection:
             connection.execute(
                 projection_work.update()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,21 +27,22 @@ from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import InputError, ProjectionError, RebuildAborted
 from eventstore.log import arrow
-from eventstore.log.engine import is_sqlite, is_unavailable, said, sqlite_path, write_transaction
+from eventstore.log.engine import is_unavailable, said, write_transaction
 from eventstore.log.exclusive import Exclusive
 from eventstore.log.reader import head
 from eventstore.log.records import now
+from eventstore.log.roles import require_owner
 from eventstore.log.tables import dead_letters as letters
 from eventstore.log.tables import log_head
 from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections import rebuild_work, tables
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection
-from eventstore.projections.culprit import culprit
-from eventstore.projections.dead_letters import RETRIED, left_out, reason_of
+from eventstore.projections.culprit import Culprit, culprit
+from eventstore.projections.dead_letters import RETRIED, find_open, left_out, letter_of, park, reason_of
 from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, quoted
 from eventstore.projections.merging import Changes, merge, write
 from eventstore.projections.originals import Reread, read_again, with_originals
-from eventstore.projections.rebuild_work import SPILL_PREFIX, Progress, RebuildWork
+from eventstore.projections.rebuild_work import Progress, RebuildWork
 from eventstore.projections.shadows import Shadows
 
 _Item = TypeVar("_Item")
@@ -114,18 +114,19 @@ def rebuild_projections(
     came. `keep`: the tables that are replaced stay, as NAME__old, until the next rebuild. `memory_limit`: DuckDB's, as "512MB";
     what it cannot hold goes to disk.
 
-    Raises NotFound for an unknown name, InputError for a wrong limit, RebuildUnderWay if another process is at it, RebuildAborted
-    if it was asked to stop, and ProjectionError for an event that a model cannot take. Whatever it raises, KeyboardInterrupt
-    too, the tables are then as they were.
+    Raises NotFound for an unknown name, InputError for a wrong limit, NotOwner, RebuildUnderWay if another process is at it,
+    RebuildAborted if it was asked to stop, and ProjectionError for an event that a model cannot take. Whatever it raises,
+    KeyboardInterrupt too, the tables are then as they were.
     """
     if not _MEMORY.fullmatch(memory_limit):
         raise InputError(f"not an amount of memory: {memory_limit!r}; write it as 512MB or 2GB")
     models = catalogue.with_dependents(names)
+    require_owner(engine)
     with Exclusive(engine, rebuild_work.WORK) as lock:
         rebuild_work.take(engine, lock)
         rebuild_work.clear_after(engine)
         tables.ensure(engine, catalogue)
-        spill = _spill_folder(engine)
+        spill = rebuild_work.spill_folder(engine)
         try:
             work = RebuildWork(
                 engine,
@@ -145,15 +146,6 @@ def rebuild_projections(
             return result
         finally:
             shutil.rmtree(spill, ignore_errors=True)
-
-
-def _spill_folder(engine: Engine) -> Path:
-    """A folder for what does not fit into memory: beside a SQLite file, whose disk has room for its tables too; else wherever
-    the system keeps what is temporary."""
-    if not is_sqlite(engine):
-        return Path(tempfile.mkdtemp(prefix=SPILL_PREFIX)).resolve()
-    database = sqlite_path(engine)
-    return Path(tempfile.mkdtemp(prefix=f"{SPILL_PREFIX}{database.name}-", dir=database.parent)).resolve()
 
 
 def _explained(run: Callable[[], RebuildResult], work: RebuildWork) -> RebuildResult:
@@ -185,11 +177,11 @@ class _Sessions:
     @contextmanager
     def one(self) -> Iterator[ModelSession]:
         session = ModelSession(self._models, memory_limit=self._memory_limit, temp_directory=str(self._spill))
-        self._work.interrupt = session.connection.interrupt
+        self._work.interruptible_by(session.connection.interrupt)
         try:
             yield session
         finally:
-            self._work.interrupt = None
+            self._work.interruptible_by(None)
             session.close()
 
 
@@ -228,6 +220,7 @@ class _Rebuild:
         on_progress: Callable[[RebuildProgress], None] | None,
     ) -> None:
         self._engine = engine
+        self._catalogue = catalogue
         self._models = models
         self._roots: dict[str, list[Projection]] = {}
         for model in models:
@@ -382,7 +375,7 @@ class _Rebuild:
 
     def _swap(self, session: ModelSession) -> None:
         piece, changed = None, list[_Change]()
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._engine) as connection, self._work.done(connection):
             # The checkpoints first and in this order, as the live runner does: locks taken in one order cannot deadlock.
             for model in self._models:
                 name = checkpoints.c.name == model.name
@@ -472,8 +465,20 @@ class _Rebuild:
                 for root, models in self._roots.items():
                     named = culprit(models, arrow.without_positions(piece, self._skipped[root]))
                     if named is not None:
-                        raise ProjectionError(f"{named}; the old tables stay") from error
+                        raise ProjectionError(f"{named}; the old tables stay{self._letter(root, named)}") from error
             raise
+
+    def _letter(self, root: str, named: Culprit) -> str:
+        """How the event can be left out: by a dead letter, which nobody has written if no live runner follows the projection."""
+        with write_transaction(self._engine) as connection:
+            number = find_open(connection, root, named.position)
+            if number is None:
+                followed = tables.followed(tables.read_checkpoints(connection), self._catalogue)
+                if root in {model.name for model in followed}:
+                    return ""
+                park(connection, letter_of(connection, root, named.position, named.reason))
+                number = find_open(connection, root, named.position)
+        return f"; `eventstore dead-letters skip {number}` leaves it out, saying why: then run this again"
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import socket
+import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
 from eventstore.errors import NotOwner, ProjectionError, RebuildAborted, RebuildUnderWay
-from eventstore.log.engine import write_transaction
+from eventstore.log.engine import is_sqlite, sqlite_path, write_transaction
 from eventstore.log.exclusive import Exclusive, worker_name
 from eventstore.log.records import now
 from eventstore.log.tables import projection_work
@@ -103,8 +104,8 @@ class RebuildWork:
         self.progress = Progress(STAGES[0], 0, head, 0.0)
         self.aborted = threading.Event()
         """Somebody has asked it to stop."""
-        self.interrupt: Callable[[], None] | None = None
-        """Ends what the rebuild's own thread is waiting for."""
+        self._interrupt: Callable[[], None] | None = None
+        self._interrupting = threading.Lock()
         self._ended = threading.Event()
         with write_transaction(engine) as connection:
             connection.execute(projection_work.delete().where(projection_work.c.name == WORK))
@@ -120,10 +121,34 @@ class RebuildWork:
         self._thread = threading.Thread(target=self._beat, name="eventstore-rebuild-beat", daemon=True)
         self._thread.start()
 
+    def interruptible_by(self, interrupt: Callable[[], None] | None) -> None:
+        """What ends that which the rebuild's own thread waits for, once it is to stop; None: nothing does."""
+        with self._interrupting:
+            self._interrupt = interrupt
+
+    @contextmanager
+    def done(self, connection: Connection) -> Iterator[None]:
+        """The block is the swap's transaction: whatever happens once it is committed, the rebuild is done."""
+        ours = (projection_work.c.name == WORK) & (projection_work.c.started_at == self._started_at)
+        state = {**self._now(), "outcome": DONE}
+        connection.execute(update(projection_work).where(ours).values(seen_at=now(), state=state))
+        # The row is locked now: the thread that writes it waits.
+        self._state["outcome"] = DONE
+        try:
+            yield
+        except BaseException:
+            self._state["outcome"] = RUNNING
+            raise
+
     def end(self, outcome: str, *, message: str | None = None, rows: dict[str, int] | None = None) -> None:
         """Write down how the rebuild ended, if the database can be written to."""
         self._ended.set()
         self._thread.join()
+        if self._state["outcome"] == DONE != outcome:
+            outcome = DONE
+            message = (
+                f"the new tables are in place; dropping those that they replaced was broken off ({message or 'Ctrl-C'})"
+            )
         self._state |= {"outcome": outcome, "message": message, "rows": rows}
         with suppress(DBAPIError):
             self._write()
@@ -138,8 +163,9 @@ class RebuildWork:
             with suppress(DBAPIError):
                 if not self.aborted.is_set() and self._write():
                     self.aborted.set()
-            if self.aborted.is_set() and self.interrupt is not None:
-                self.interrupt()
+            with self._interrupting:
+                if self.aborted.is_set() and self._interrupt is not None:
+                    self._interrupt()
 
     def _write(self) -> bool:
         """Write the row; whether somebody has written into it that the rebuild is to stop."""
@@ -224,11 +250,9 @@ def clear_after(engine: Engine) -> None:
     left = shadows.shadows(engine)
     if left:
         shadows.drop(engine, left)
+    _clear_spilled(engine, None if found is None else found.state)
     if found is None or found.state["outcome"] != RUNNING:
         return
-    spill = Path(found.state["spill"])
-    if found.state["host"] == socket.gethostname() and spill.name.startswith(SPILL_PREFIX):
-        shutil.rmtree(spill, ignore_errors=True)
     message = "its process was killed; nothing was changed, and what it left behind is cleared up"
     state = {**found.state, "outcome": DIED, "message": message}
     with write_transaction(engine) as connection:
@@ -237,6 +261,29 @@ def clear_after(engine: Engine) -> None:
             .where(projection_work.c.name == WORK, projection_work.c.started_at == found.started_at)
             .values(state=state)
         )
+
+
+def spill_folder(engine: Engine) -> Path:
+    """A new folder for what does not fit into memory: beside a SQLite file, whose disk has room for its tables too; else wherever
+    the system keeps what is temporary."""
+    if not is_sqlite(engine):
+        return Path(tempfile.mkdtemp(prefix=SPILL_PREFIX)).resolve()
+    database = sqlite_path(engine)
+    return Path(tempfile.mkdtemp(prefix=f"{SPILL_PREFIX}{database.name}-", dir=database.parent)).resolve()
+
+
+def _clear_spilled(engine: Engine, state: dict[str, Any] | None) -> None:
+    """Remove the folders of rebuilds that were killed, as far as this machine has them."""
+    if is_sqlite(engine):
+        database = sqlite_path(engine).resolve()
+        prefix = f"{SPILL_PREFIX}{database.name}-"
+        left = [each for each in database.parent.iterdir() if each.name.startswith(prefix)]
+    elif state is not None and state["outcome"] == RUNNING and state["host"] == socket.gethostname():
+        left = [spill for spill in [Path(state["spill"])] if spill.name.startswith(SPILL_PREFIX)]
+    else:
+        left = []
+    for each in left:
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _row(connection: Connection) -> RebuildStatus | None:

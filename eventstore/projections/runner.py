@@ -164,6 +164,8 @@ class Runner:
                         self.last_error = None
                         self._stopping.wait(LOOK_SECONDS)
                     failures = 0
+                except _Lost:
+                    continue
                 except Exception as error:  # noqa: BLE001 - the thread must outlive a locked database or a full disk
                     self.last_error = f"{type(error).__name__}: {error}"
                     # Not on `_wake`: each commit would end the wait, and a model that fails would take a core.
@@ -183,7 +185,9 @@ class Runner:
         started = time.monotonic()
         self._awaited.clear()
         resting = {root for root, stuck in self._stuck.items() if started < stuck.due}
-        position, failed = self._catch_up(LIVE_STEP_EVENTS, without=resting)
+        position, failed = self._catch_up(
+            LIVE_STEP_EVENTS, without=resting, on_progress=lambda reached, _head: self._go_on(leader, reached)
+        )
         for root in {*self._stuck} - resting - {*failed}:
             del self._stuck[root]
         for root, error in failed.items():
@@ -191,8 +195,19 @@ class Runner:
             due = time.monotonic() + wait_after(times, BACK_OFF_SECONDS)
             self._stuck[root] = _Stuck(times, due, f"{type(error).__name__}: {error}")
         self.last_error = next((stuck.error for stuck in self._stuck.values()), None)
-        leader.moved(position)
+        self._go_on(leader, position)
         self._awaited.wait(min(REST * (time.monotonic() - started), REST_SECONDS))
+
+    @staticmethod
+    def _go_on(leader: Leader, position: int) -> None:
+        """Tell how far it is. Raises _Lost where another process may follow: a backlog takes long."""
+        leader.moved(position)
+        if not leader.leads():
+            raise _Lost
+
+
+class _Lost(Exception):
+    """The right to follow is no longer this process's."""
 
 
 @dataclass(frozen=True, slots=True)

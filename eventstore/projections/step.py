@@ -34,7 +34,8 @@ from eventstore.projections.duck import ModelSession
 from eventstore.projections.merging import Changes, merge, write
 
 MOST_PARKED = 50
-"""Subjects that one step parks at most. Where more cannot be taken, it is the model that is wrong, not an event."""
+"""Subjects that one step parks at most: of more, a step of fewer events does. Where as many cannot be taken of twice so many
+events, it is the model that is wrong, not an event."""
 
 _log = logging.getLogger("eventstore.projections")
 
@@ -159,8 +160,24 @@ class Stepper:
                 raise Unsettled(str(error)) from error
             taken = set(facts["position"].to_pylist())
             subjects = [each for each in self.subjects(group.position, until) if each.position in taken]
-            letters, held = self.letters_for(group, facts, subjects)
-            self._outrun |= not self.attempt([group], arrow.without_positions(facts, held), until, letters=letters)
+            taken_until = until
+            while True:
+                try:
+                    letters, held = self.letters_for(group, facts, subjects)
+                    break
+                except blame.TooMany as error:
+                    if taken_until == until:
+                        self._require_few(group, facts, subjects[: 2 * MOST_PARKED], error)
+                    # There are guilty ones all over the step, and not in most events: a smaller step has fewer.
+                    subjects = subjects[: len(subjects) // 2]
+                    taken_until = subjects[-1].position
+                    facts = arrow.only_positions(facts, [each.position for each in subjects])
+                    if self.why_not(group, facts) is None:
+                        letters, held = [], frozenset()
+                        break
+            self._outrun |= taken_until != until
+            rest = arrow.without_positions(facts, held)
+            self._outrun |= not self.attempt([group], rest, taken_until, letters=letters)
         except (Unsettled, duckdb.Error) as unsettled:
             wrong = ProjectionError(
                 f"the projection {group.root} cannot take the events {group.position + 1} to {until}: {unsettled}"
@@ -172,17 +189,11 @@ class Stepper:
     def letters_for(
         self, group: Group, facts: pa.Table, subjects: Sequence[blame.Subject]
     ) -> tuple[list[NewLetter], frozenset[int]]:
-        """Letters for the events that a group cannot take, and the positions that wait then. Raises Unsettled."""
-
-        try:
-            found = blame.find(
-                subjects, lambda positions: self.why_not(group, arrow.only_positions(facts, positions)), MOST_PARKED
-            )
-        except blame.TooMany as error:
-            raise Unsettled(
-                f"more than {MOST_PARKED} coupons cannot be taken in, as if the model were wrong and not an event; "
-                "mend the model and give it a new version"
-            ) from error
+        """Letters for the events that a group cannot take, and the positions that wait then. Raises Unsettled, and TooMany
+        for more than MOST_PARKED."""
+        found = blame.find(
+            subjects, lambda positions: self.why_not(group, arrow.only_positions(facts, positions)), MOST_PARKED
+        )
         letters = [
             NewLetter(group.root, each.position, each.site_id, each.subject_id, each.event_id, reason_of(error))
             for each, error in found
@@ -190,6 +201,19 @@ class Stepper:
         first = {each.key: each.position for each, _ in found}
         held = frozenset(each.position for each in subjects if each.key in first and each.position >= first[each.key])
         return letters, held
+
+    def _require_few(
+        self, group: Group, facts: pa.Table, subjects: Sequence[blame.Subject], error: blame.TooMany
+    ) -> None:
+        """Raise Unsettled if even of so few events more than MOST_PARKED subjects cannot be taken in."""
+        try:
+            if self.why_not(group, arrow.only_positions(facts, [each.position for each in subjects])) is not None:
+                self.letters_for(group, facts, subjects)
+        except blame.TooMany:
+            raise Unsettled(
+                f"more than {MOST_PARKED} coupons cannot be taken in, as if the model were wrong and not an event; "
+                "mend the model and give it a new version"
+            ) from error
 
     def attempt(
         self, groups: Sequence[Group], facts: pa.Table, until: int, *, letters: Sequence[NewLetter] = ()

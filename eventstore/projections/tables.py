@@ -134,28 +134,22 @@ def served(connection: Connection, model: Projection, *, encoded: bool = False) 
     Raises ProjectionError where there is no table that was ever filled, or one that has another key.
     """
     table = _plain(model) if encoded else model.table
-    whole, older = _known_tables.setdefault(connection.engine, (set(), {}))
-    if (model.name, model.version) in whole:
-        # A table is replaced by newer ones only: this needs to be asked once.
-        return table
     version = connection.scalar(select(checkpoints.c.version).where(checkpoints.c.name == model.name))
     if version is None or version == NEVER_BUILT:
         raise ProjectionError(
             f"the projection {model.name} has not been built from the log yet; `eventstore upgrade` does it"
         )
     if version == model.version:
-        whole.add((model.name, model.version))
         return table
+    older = _older_tables.setdefault(connection.engine, {})
     stored = older.get((model.name, version))
     if stored is None:
         stored = older[model.name, version] = _stored_columns(connection, model.name)
     return _as_today(connection, model, table, stored)
 
 
-_known_tables: WeakKeyDictionary[Engine, tuple[set[tuple[str, int]], dict[tuple[str, int], dict[str, str]]]] = (
-    WeakKeyDictionary()
-)
-"""What `served` has found out, by database: the tables that today's models made, and the columns of the others, by version."""
+_older_tables: WeakKeyDictionary[Engine, dict[tuple[str, int], dict[str, str]]] = WeakKeyDictionary()
+"""What `served` has found out, by database: the columns of tables that other versions of a model made, by that version."""
 
 
 def _stored_columns(connection: Connection, name: str) -> dict[str, str]:

@@ -198,6 +198,23 @@ def test_a_model_that_can_take_hardly_anything_stands_still_and_the_others_go_on
         assert not store.wait(9, 0.1, projections=("codes",))
 
 
+def test_more_than_one_step_may_park_are_parked_by_smaller_steps(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "MOST_PARKED", 3)
+    expected: dict[str, int] = {}
+    for number in range(48):
+        coupon = f"c{number}"
+        event = told(coupon, 1)
+        [position] = append(store, broken(event) if number % 5 == 4 else event)
+        if number % 5 == 4:
+            expected[coupon] = position
+    store.project()
+    assert {each.subject_id: each.position for each in store.dead_letters(projection="coupons")} == expected
+    assert coupons(store) == {f"c{n}": f"C{n}1" for n in range(48) if f"c{n}" not in expected}
+    assert {status.lag for status in store.status().projections} == {0}
+
+
 def test_what_fails_for_want_of_memory_or_disk_is_blamed_on_no_event(
     store: EventStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +274,27 @@ def test_a_projection_of_ones_own_parks_for_itself_alone_and_a_mended_one_takes_
             assert mended.dead_letters() == []
             [kept] = mended.dead_letters(resolved=True)
             assert (kept.resolution, kept.note) == ("retried", None)
+
+
+def test_a_projection_added_to_a_log_that_holds_what_it_cannot_take_is_built_once_that_is_skipped(
+    store: EventStore, tmp_path: Path
+) -> None:
+    append(store, told("a", 1), told("a", 2, "BOOM"), told("b", 1), told("a", 3))
+    store.project()
+    (tmp_path / "codes.sql").write_text(CODES, encoding="utf-8")
+    with EventStore.open(store.engine.url.render_as_string(hide_password=False), projections=[tmp_path]) as added:
+        assert added.projections_behind() == ("codes",)
+        with pytest.raises(ProjectionError) as failed:
+            added.upgrade()
+        [letter] = added.dead_letters()
+        assert (letter.projection, letter.position, letter.subject_id) == ("codes", 2, "a")
+        assert f"`eventstore dead-letters skip {letter.id}` leaves it out" in str(failed.value)
+        with pytest.raises(ProjectionError, match=f"dead-letters skip {letter.id}`"):
+            added.upgrade()
+        assert added.dead_letters() == [letter]
+        assert added.skip_dead_letter(letter.id, "nobody may type it").resolution == "skipped"
+        assert [each.name for each in added.upgrade().projections] == ["codes"]
+        assert codes(added) == {"a": 2, "b": 1}
 
 
 def test_a_skipped_event_is_left_out_for_good_and_what_waited_behind_it_taken_in_up_to_the_next(

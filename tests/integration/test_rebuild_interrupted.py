@@ -28,16 +28,21 @@ from tests.stores import NewUrl
 
 STAND_STILL = """
 import sys, time
-from eventstore.projections import rebuild
+from eventstore.projections import rebuild, shadows
 from eventstore.store import EventStore
 
 rebuild.PIECE_EVENTS = 40
 
 def told(at):
     if at.stage == sys.argv[2]:
-        print(at.stage, flush=True)
-        time.sleep(600)
+        stand_still()
 
+def stand_still(*_):
+    print(sys.argv[2], flush=True)
+    time.sleep(600)
+
+if sys.argv[2] == "drop":
+    shadows.Shadows.drop = stand_still
 with EventStore.open(sys.argv[1]) as store:
     store.rebuild_projections(on_progress=told)
 """
@@ -82,9 +87,11 @@ def command(filled: str, folder: Path) -> Command:
 @contextmanager
 def standing_still(url: str, stage: str) -> Iterator[subprocess.Popen[str]]:
     """A process whose rebuild has done a part of this stage, and then no more."""
-    with subprocess.Popen(
-        [sys.executable, "-c", STAND_STILL, url, stage], stdout=subprocess.PIPE, text=True, env=environment()
-    ) as process:
+    with interruptible():
+        started = subprocess.Popen(
+            [sys.executable, "-c", STAND_STILL, url, stage], stdout=subprocess.PIPE, text=True, env=environment()
+        )
+    with started as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == f"{stage}\n"
@@ -179,6 +186,32 @@ def test_what_a_killed_rebuild_leaves_behind_is_gone_when_the_store_is_opened_ne
         assert [each for each in left_behind(store) if not each.endswith("__old")] == []
         assert last(store).outcome == "done"
         assert store.coupons() != []
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_rebuild_that_is_ended_once_its_tables_are_in_place_is_told_as_done(
+    filled: str, command: Command, how: signal.Signals
+) -> None:
+    with standing_still(filled, "drop") as process:
+        process.send_signal(how)
+        process.wait()
+    with EventStore.open(filled) as store:
+        assert store.coupons() != []
+        assert last(store).outcome == "done"
+    told = command("rebuild-projections", "--status")
+    assert ("the new tables are in place" in told) == (how is signal.SIGINT)
+    assert "nothing was changed" not in told
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_what_a_killed_rebuild_on_another_machine_has_spilled_is_removed_with_the_next_rebuild(filled: str) -> None:
+    with EventStore.open(filled) as store:
+        database = sqlite_path(store.engine)
+        spilled = database.with_name(f"eventstore-rebuild-{database.name}-x1y2")
+        spilled.mkdir()
+        (spilled / "duckdb_temp_storage.tmp").write_bytes(b"of a container that is gone")
+        store.rebuild_projections()
+        assert not spilled.exists()
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
