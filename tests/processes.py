@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,26 @@ FORKING.set_forkserver_preload(
 
 
 class Program:
-    """`eventstore` in a process of its own, begun at once: as much of `subprocess.Popen` as the tests need of it."""
+    """`eventstore` in a process of its own, begun at once: as much of `subprocess.Popen` as the tests need of it.
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], errors: Path) -> None:
+    `call`: a module's function to call with the arguments, if it is not the command line's entry point.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        errors: Path,
+        call: Callable[..., None] | None = None,
+    ) -> None:
         self._said, theirs = FORKING.Pipe(duplex=False)
         self._part = b""
         self._process = FORKING.Process(
-            target=_run, args=(list(arguments), str(cwd), dict(env), theirs, str(errors)), name="eventstore"
+            target=_run,
+            args=(call or command_line, list(arguments), str(cwd), dict(env), theirs, str(errors)),
+            name="eventstore",
         )
         self._process.start()
         theirs.close()
@@ -86,8 +99,18 @@ class Program:
         return bool(more)
 
 
-def _run(arguments: list[str], cwd: str, env: dict[str, str], said: Connection, errors: str) -> None:
-    """What the process does: be as if started by a shell with these streams, and call the command line's entry point."""
+def command_line(*arguments: str) -> None:
+    """Call the command line's entry point."""
+    from eventstore.cli.main import main
+
+    sys.argv = ["eventstore", *arguments]
+    main()
+
+
+def _run(
+    call: Callable[..., None], arguments: list[str], cwd: str, env: dict[str, str], said: Connection, errors: str
+) -> None:
+    """What the process does: be as if started by a shell with these streams, and make the call."""
     os.dup2(said.fileno(), 1)
     said.close()
     with Path(errors).open("ab") as log:
@@ -98,7 +121,4 @@ def _run(arguments: list[str], cwd: str, env: dict[str, str], said: Connection, 
     os.environ.clear()
     os.environ.update(env)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["eventstore", *arguments]
-    from eventstore.cli.main import main
-
-    main()
+    call(*arguments)

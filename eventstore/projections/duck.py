@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,81 +75,78 @@ class ModelSession:
         # Made only where something does not fit into memory; DuckDB's own choice is the working directory.
         spill = temp_directory or str(Path(tempfile.gettempdir()) / f"eventstore-spill-{os.getpid()}")
         self.connection.execute("SET temp_directory = ?", [spill])
+        self._statements: dict[str, duckdb.Statement] = {}
         self._types: dict[str, dict[str, str]] = {}
-        self._make_empty_tables()
+        shapes = _shapes(self.models)
+        self._partial_types = {name: shape.partial for name, shape in shapes.items() if shape.partial}
+        for name, shape in shapes.items():
+            self._make_empty_tables(name, shape)
 
     def close(self) -> None:
         self.connection.close()
 
-    def _make_empty_tables(self) -> None:
-        """`<name>__partial` and `<name>__merged` for every model, typed by running its queries over nothing."""
-        execute = self.connection.execute
-        execute(f"CREATE TEMP TABLE batch AS {_EMPTY_BATCH}")
-        execute(f"CREATE TEMP TABLE facts AS {facts_sql()}")
-        for model in self.models:
-            partial, merged = quoted(f"{model.name}__partial"), quoted(f"{model.name}__merged")
-            try:
-                execute(f"CREATE TEMP TABLE {partial} AS {model.lift}")
-                execute(f"CREATE TEMP VIEW partial AS FROM {partial}")
-                execute(f"CREATE TEMP TABLE {merged} AS {model.merge}")
-            except duckdb.Error as error:
-                raise ProjectionError(f"{_named(model)} does not run: {error}") from error
-            execute("DROP VIEW partial")
-            execute(f"CREATE TEMP VIEW {quoted(model.name)} AS FROM {merged}")
-            lifted = {row[0] for row in execute(f"DESCRIBE {partial}").fetchall()}
-            _check_made(model, lifted, {row[0]: row[1] for row in execute(f"DESCRIBE {merged}").fetchall()})
-        execute("DROP TABLE batch")
-        self._partial_types = {
-            model.name: dict(
-                execute(
-                    "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ?",
-                    [f"{model.name}__partial"],
-                ).fetchall()
-            )
-            for model in self.models
-        }
+    def execute(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """Run a statement, which is parsed once: a small step would spend a sixth of its time on that."""
+        found = self._statements.get(sql)
+        if found is None:
+            [found] = duckdb.extract_statements(sql)
+            self._statements[sql] = found
+        return self.connection.execute(found)
+
+    def _make_empty_tables(self, name: str, shape: _Shape) -> None:
+        """`facts`, or `<name>__partial` and `<name>__merged` of a model."""
+        tables = (
+            {f"{name}__partial": shape.partial, f"{name}__merged": shape.merged}
+            if shape.partial
+            else {name: shape.merged}
+        )
+        for table, columns in tables.items():
+            declared = ", ".join(f"{quoted(column)} {type_}" for column, type_ in columns.items())
+            self.connection.execute(f"CREATE TEMP TABLE {quoted(table)} ({declared})")
+        if shape.partial:
+            self.connection.execute(f"CREATE TEMP VIEW {quoted(name)} AS FROM {quoted(f'{name}__merged')}")
 
     def load_facts(self, batch: pa.Table) -> int:
         """Replace `batch` and `facts` by a table of log rows (columns of `log.arrow`); returns how many there are."""
         self.connection.register("batch", batch)
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE facts AS {facts_sql()}")
+        self.execute(f"CREATE OR REPLACE TEMP TABLE facts AS {facts_sql()}")
         return int(batch.num_rows)
 
     def drop_facts(self) -> None:
         """Let go of the batch, and its memory, once it is lifted."""
         self.connection.unregister("batch")
-        self.connection.execute("DELETE FROM facts")
+        self.execute("DELETE FROM facts")
 
     def lift(self, model: Projection) -> None:
         """Add the model's partial rows of the present facts (or of its source's merged rows) to `<name>__partial`."""
         partial = quoted(f"{model.name}__partial")
         columns = ", ".join(quoted(name) for name in self._partial_types[model.name])
-        self.connection.execute(f"INSERT INTO {partial} ({columns}) SELECT {columns} FROM (\n{model.lift}\n)")
+        self.execute(f"INSERT INTO {partial} ({columns}) SELECT {columns} FROM (\n{model.lift}\n)")
 
     def merge(self, model: Projection) -> None:
         """Replace `<name>__merged` by the merge of `<name>__partial`, and empty the latter."""
         partial, merged = quoted(f"{model.name}__partial"), quoted(f"{model.name}__merged")
-        self.connection.execute(f"CREATE OR REPLACE TEMP VIEW partial AS FROM {partial}")
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {merged} AS {model.merge}")
-        self.connection.execute(f"TRUNCATE {partial}")
+        self.execute(f"CREATE OR REPLACE TEMP VIEW partial AS FROM {partial}")
+        self.execute(f"CREATE OR REPLACE TEMP TABLE {merged} AS {model.merge}")
+        self.execute(f"TRUNCATE {partial}")
 
     def reset(self) -> None:
         """Let go of what a query that failed half-way has left behind."""
         for model in self.models:
-            self.connection.execute(f"TRUNCATE {quoted(f'{model.name}__partial')}")
+            self.execute(f"TRUNCATE {quoted(f'{model.name}__partial')}")
             merged = quoted(f"{model.name}__merged")
-            self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(model.name)} AS FROM {merged}")
+            self.execute(f"CREATE OR REPLACE TEMP VIEW {quoted(model.name)} AS FROM {merged}")
 
     def clear(self, model: Projection) -> None:
         """Leave `<name>__merged` and `<name>__before` empty: no fact touches the model."""
         merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
-        self.connection.execute(f"TRUNCATE {merged}")
-        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {before} AS FROM {merged}")
+        self.execute(f"TRUNCATE {merged}")
+        self.execute(f"CREATE OR REPLACE TEMP TABLE {before} AS FROM {merged}")
 
     def keys(self, relation: str, key: Sequence[ProjectionColumn]) -> list[tuple[Any, ...]]:
         """The distinct values of the key's columns in a relation of this session, in the store's encodings."""
         names = ", ".join(encode_column(column) for column in key)
-        return self.connection.execute(f"SELECT DISTINCT {names} FROM {relation}").fetchall()
+        return self.execute(f"SELECT DISTINCT {names} FROM {relation}").fetchall()
 
     def put(self, name: str, columns: Sequence[ProjectionColumn], rows: Sequence[Sequence[Any]], like: str) -> None:
         """Make the temporary table `name` of rows in the store's encodings, typed as the relation `like`."""
@@ -157,7 +156,7 @@ class ModelSession:
         select = ", ".join(f"{decode_column(column, types[column.name])} AS {quoted(column.name)}" for column in wanted)
         self.connection.register("__incoming", pa.Table.from_batches([table]))
         try:
-            self.connection.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS SELECT {select} FROM __incoming")
+            self.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(name)} AS SELECT {select} FROM __incoming")
         finally:
             self.connection.unregister("__incoming")
 
@@ -171,9 +170,7 @@ class ModelSession:
     def add_partial(self, model: Projection, relation: str) -> None:
         """Add merged rows of the model (in `relation`) to its partial rows: they are partial rows themselves."""
         columns = ", ".join(quoted(name) for name in self._partial_types[model.name])
-        self.connection.execute(
-            f"INSERT INTO {quoted(f'{model.name}__partial')} ({columns}) SELECT {columns} FROM {relation}"
-        )
+        self.execute(f"INSERT INTO {quoted(f'{model.name}__partial')} ({columns}) SELECT {columns} FROM {relation}")
 
     def stored_query(self, model: Projection, *, ordered: bool = False) -> str:
         """The query that gives `<name>__merged` in the store's encodings, columns in the order of the header."""
@@ -183,14 +180,49 @@ class ModelSession:
 
     def stored_rows(self, model: Projection) -> list[tuple[Any, ...]]:
         """`<name>__merged` as rows in the store's encodings."""
-        return self.connection.execute(self.stored_query(model)).fetchall()
+        return self.execute(self.stored_query(model)).fetchall()
 
     def count(self, relation: str) -> int:
         return int(self._value(f"SELECT count(*) FROM {relation}"))
 
     def _value(self, sql: str) -> Any:
         # fetchall, for a result that is not read to its end keeps the connection busy.
-        return self.connection.execute(sql).fetchall()[0][0]
+        return self.execute(sql).fetchall()[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The columns, with their DuckDB types, of a model's partial and merged rows. The facts have the latter alone."""
+
+    partial: dict[str, str]
+    merged: dict[str, str]
+
+
+@lru_cache(maxsize=64)
+def _shapes(models: tuple[Projection, ...]) -> dict[str, _Shape]:
+    """The shapes of the facts and of what models make of them, found by running their queries over nothing.
+
+    Raises ProjectionError for a model that does not run, or makes other columns than its header declares.
+    """
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        execute = connection.execute
+
+        def columns(table: str) -> dict[str, str]:
+            return dict(execute(f"SELECT column_name, column_type FROM (DESCRIBE {quoted(table)})").fetchall())
+
+        execute(f"CREATE TEMP TABLE batch AS {_EMPTY_BATCH}")
+        execute(f"CREATE TEMP TABLE facts AS {facts_sql()}")
+        shapes = {"facts": _Shape({}, columns("facts"))}
+        for model in models:
+            try:
+                execute(f"CREATE OR REPLACE TEMP TABLE partial AS {model.lift}")
+                execute(f"CREATE TEMP TABLE {quoted(model.name)} AS {model.merge}")
+            except duckdb.Error as error:
+                raise ProjectionError(f"{_named(model)} does not run: {error}") from error
+            found = shapes[model.name] = _Shape(columns("partial"), columns(model.name))
+            _check_made(model, set(found.partial), found.merged)
+    return shapes
 
 
 def _named(model: Projection) -> str:

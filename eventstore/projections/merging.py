@@ -78,7 +78,7 @@ def _merge_derived(
         # As a rule: all that the source has is new, or nothing is.
         return bool(session.count(merged)) and _merge_new(session, connection, model, stands_in)
     view = f"CREATE OR REPLACE TEMP VIEW {quoted(source.name)} AS"
-    execute = session.connection.execute
+    execute = session.execute
     source_key, key = _names(source.key), _names(model.key)
     on = " AND ".join(f"m.{quoted(name)} = b.{quoted(name)}" for name in source.key)
     differs = " OR ".join(f"m.{quoted(name)} IS DISTINCT FROM b.{quoted(name)}" for name in model.watched)
@@ -111,7 +111,7 @@ def _count_anew(
     """Count the groups in the table `anew` from all their rows, and merge the source's new rows, which its view shows, into
     the others. A group's rows are found by the columns of its key that are the source's too, among those that are stored."""
     merged, before = quoted(f"{source.name}__merged"), quoted(f"{source.name}__before")
-    execute = session.connection.execute
+    execute = session.execute
     source_key, key = _names(source.key), _names(model.key)
     execute(f"CREATE OR REPLACE TEMP TABLE fresh AS FROM (\n{model.lift}\n) ANTI JOIN anew USING ({key})")
     _put_before(session, connection, model, [*anew, *session.keys("fresh", model.key_columns)], stands_in)

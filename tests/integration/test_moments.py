@@ -108,9 +108,10 @@ def test_the_register_and_each_coupon_are_as_worked_out_by_hand_at_every_moment(
     asked += [({"known_at": time}, KNOWN[number]) for number, time in enumerate(recorded, start=1)]
     asked += [({"known_at": recorded[0] - timedelta(microseconds=1)}, {}), ({"known_at": now()}, KNOWN[-1])]
     asked += [({"as_of": time, "at_position": position}, found) for (time, position), found in BOTH.items()]
-    for moment, expected in asked:
+    for number, (moment, expected) in enumerate(asked):
         assert said(shop, **moment) == expected, moment
-        for coupon_id in ("c", "d"):
+        # Alone they are computed by the same queries: every other time will do.
+        for coupon_id in ("c", "d")[number % 2 :: 2]:
             if coupon_id in expected:
                 alone = shop.coupon(coupon_id, **moment)
                 assert (alone.code, alone.status.value) == expected[coupon_id][:2], moment
@@ -184,7 +185,7 @@ def test_pages_of_the_past_give_each_coupon_that_there_was_once(store: EventStor
         ({"at_position": 20, "as_of": end(2), "site_id": "shop"}, [f"c{n:02}" for n in range(20) if n % 3 < 2]),
         ({"at_position": 20, "site_id": "elsewhere"}, []),
     ):
-        for limit in (1, 7, 30, 100):
+        for limit in (4, 30):
             found, after = [], None
             while True:
                 page = store.coupons_page(after=after, limit=limit, **filters)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,44 +16,35 @@ from sqlalchemy import inspect
 from eventstore.demo import month
 from eventstore.errors import RebuildUnderWay
 from eventstore.log.engine import is_sqlite, sqlite_path
+from eventstore.projections import rebuild, shadows
 from eventstore.projections.rebuild_work import RebuildStatus
 from eventstore.store import EventStore
 from tests.commands import Command
+from tests.processes import Program, command_line
 from tests.rows import rows
-from tests.serving import PATIENCE, environment, interruptible
+from tests.serving import PATIENCE, environment
 from tests.slow_model import stored
 from tests.stores import NewUrl
 
-STAND_STILL = """
-import sys, time
-from eventstore.projections import rebuild, shadows
-from eventstore.store import EventStore
 
-rebuild.PIECE_EVENTS = 40
+def stand_still(url: str, stage: str) -> None:
+    """A rebuild that stands still once it has done a part of a stage."""
 
-def told(at):
-    if at.stage == sys.argv[2]:
-        stand_still()
+    def stand(*_: object) -> None:
+        print(stage, flush=True)
+        time.sleep(10 * PATIENCE)
 
-def stand_still(*_):
-    print(sys.argv[2], flush=True)
-    time.sleep(600)
+    rebuild.PIECE_EVENTS = 40
+    if stage == "drop":
+        shadows.Shadows.drop = stand  # type: ignore[assignment]
+    with EventStore.open(url) as store:
+        store.rebuild_projections(on_progress=lambda at: stand() if at.stage == stage else None)
 
-if sys.argv[2] == "drop":
-    shadows.Shadows.drop = stand_still
-with EventStore.open(sys.argv[1]) as store:
-    store.rebuild_projections(on_progress=told)
-"""
-"""A rebuild that stands still once it has done a part of a stage."""
-CREEP = """
-import sys
-from eventstore.cli.main import main
-from eventstore.projections import rebuild
 
-rebuild.PIECE_EVENTS = 1
-main()
-"""
-"""The command line, whose rebuild takes an event at a time: long enough to be told something meanwhile."""
+def creep(*arguments: str) -> None:
+    """The command line, whose rebuild takes an event at a time: long enough to be told something meanwhile."""
+    rebuild.PIECE_EVENTS = 1
+    command_line(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -85,39 +74,30 @@ def command(filled: str, folder: Path) -> Command:
 
 
 @contextmanager
-def standing_still(url: str, stage: str) -> Iterator[subprocess.Popen[str]]:
+def standing_still(url: str, stage: str, folder: Path) -> Iterator[Program]:
     """A process whose rebuild has done a part of this stage, and then no more."""
-    with interruptible():
-        started = subprocess.Popen(
-            [sys.executable, "-c", STAND_STILL, url, stage], stdout=subprocess.PIPE, text=True, env=environment()
-        )
-    with started as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == f"{stage}\n"
-            yield process
-        finally:
-            process.kill()
+    process = Program([url, stage], cwd=folder, env=environment(), errors=folder / "stderr.txt", call=stand_still)
+    try:
+        assert next(process.lines()) == stage
+        yield process
+    finally:
+        process.kill()
 
 
 @contextmanager
-def creeping(url: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that rebuilds, and takes long for it; it has begun."""
-    arguments = [sys.executable, "-c", CREEP, "--store", url, "rebuild-projections"]
-    with interruptible():
-        started = subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-        )
-    with started as process:
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while not rows(url, "SELECT 1 FROM projection_work WHERE name = 'rebuild'"):
-                assert time.monotonic() < deadline, "the rebuild does not begin"
-                assert process.poll() is None
-                time.sleep(0.02)
-            yield process
-        finally:
-            process.kill()
+def creeping(url: str, folder: Path) -> Iterator[Program]:
+    """A command that rebuilds, and takes long for it; it has begun. What it complains of goes to stderr.txt."""
+    arguments = ["--store", url, "rebuild-projections"]
+    process = Program(arguments, cwd=folder, env=environment(), errors=folder / "stderr.txt", call=creep)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not rows(url, "SELECT 1 FROM projection_work WHERE name = 'rebuild'"):
+            assert time.monotonic() < deadline, "the rebuild does not begin"
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
 
 
 def left_behind(store: EventStore) -> list[str]:
@@ -142,9 +122,9 @@ def last(store: EventStore) -> RebuildStatus:
 
 
 def test_a_second_rebuild_is_refused_with_who_is_at_it_and_since_when_and_does_not_disturb_the_first(
-    filled: str, command: Command
+    filled: str, command: Command, tmp_path: Path
 ) -> None:
-    with standing_still(filled, "write") as first, EventStore.open(filled) as store:
+    with standing_still(filled, "write", tmp_path) as first, EventStore.open(filled) as store:
         left = left_behind(store)
         line = command.refused("rebuild-projections", "coupons", status=75)
         assert f"process {first.pid} on " in line
@@ -162,7 +142,7 @@ def test_a_second_rebuild_is_refused_with_who_is_at_it_and_since_when_and_does_n
         assert left_behind(store) == left
         assert sum("__shadow_" in each for each in left) == 4
         first.kill()
-        first.wait()
+        first.ended(PATIENCE)
         assert last(store).outcome == "died"
 
 
@@ -171,11 +151,13 @@ def test_a_second_rebuild_is_refused_with_who_is_at_it_and_since_when_and_does_n
     [("sqlite", "read"), ("sqlite", "write"), ("sqlite", "catch_up"), ("postgresql", "write")],
     indirect=["dialect"],
 )
-def test_what_a_killed_rebuild_leaves_behind_is_gone_when_the_store_is_opened_next(filled: str, stage: str) -> None:
+def test_what_a_killed_rebuild_leaves_behind_is_gone_when_the_store_is_opened_next(
+    filled: str, stage: str, tmp_path: Path
+) -> None:
     before = seen(filled)
-    with standing_still(filled, stage) as process:
+    with standing_still(filled, stage, tmp_path) as process:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.ended(PATIENCE)
     with EventStore.open(filled) as store:
         assert left_behind(store) == []
         assert last(store).outcome == "died"
@@ -190,11 +172,11 @@ def test_what_a_killed_rebuild_leaves_behind_is_gone_when_the_store_is_opened_ne
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_rebuild_that_is_ended_once_its_tables_are_in_place_is_told_as_done(
-    filled: str, command: Command, how: signal.Signals
+    filled: str, command: Command, how: signal.Signals, tmp_path: Path
 ) -> None:
-    with standing_still(filled, "drop") as process:
+    with standing_still(filled, "drop", tmp_path) as process:
         process.send_signal(how)
-        process.wait()
+        process.ended(PATIENCE)
     with EventStore.open(filled) as store:
         assert store.coupons() != []
         assert last(store).outcome == "done"
@@ -216,13 +198,13 @@ def test_what_a_killed_rebuild_on_another_machine_has_spilled_is_removed_with_th
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 def test_a_killed_rebuild_that_an_open_store_has_not_noticed_is_told_of_by_status_and_abort(
-    filled: str, command: Command
+    filled: str, command: Command, tmp_path: Path
 ) -> None:
     with EventStore.open(filled) as store:
         for option, said in (("--status", "killed"), ("--abort", "no rebuild is under way")):
-            with standing_still(filled, "write") as process:
+            with standing_still(filled, "write", tmp_path) as process:
                 process.kill()
-                process.wait()
+                process.ended(PATIENCE)
             assert left_behind(store) != []
             assert said in command("rebuild-projections", option)
             assert left_behind(store) == []
@@ -233,25 +215,29 @@ def test_a_killed_rebuild_that_an_open_store_has_not_noticed_is_told_of_by_statu
     [("sqlite", signal.SIGINT), ("sqlite", signal.SIGTERM)],
     indirect=["dialect"],
 )
-def test_an_interrupted_rebuild_leaves_everything_as_it_was(filled: str, how: signal.Signals) -> None:
+def test_an_interrupted_rebuild_leaves_everything_as_it_was(filled: str, how: signal.Signals, tmp_path: Path) -> None:
     before = seen(filled)
-    with creeping(filled) as process:
+    with creeping(filled, tmp_path) as process:
         process.send_signal(how)
-        out, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out, err.strip()) == (130, "", "interrupted")
+        status, out = process.ended(PATIENCE)
+    err = (tmp_path / "stderr.txt").read_text()
+    assert (status, out, err.strip()) == (130, "", "interrupted")
     assert seen(filled) == before
     with EventStore.open(filled) as store:
         assert left_behind(store) == []
         assert last(store).outcome == "interrupted"
 
 
-def test_a_rebuild_that_is_asked_to_stop_does_and_leaves_everything_as_it_was(filled: str, command: Command) -> None:
+def test_a_rebuild_that_is_asked_to_stop_does_and_leaves_everything_as_it_was(
+    filled: str, command: Command, tmp_path: Path
+) -> None:
     before = seen(filled)
     assert "none yet" in command("rebuild-projections", "--abort")
-    with creeping(filled) as process:
+    with creeping(filled, tmp_path) as process:
         assert f"asked to stop: process {process.pid} on " in command("rebuild-projections", "--abort")
-        out, err = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, out) == (1, "")
+        status, out = process.ended(PATIENCE)
+    err = (tmp_path / "stderr.txt").read_text()
+    assert (status, out) == (1, "")
     assert err == "error: the rebuild was asked to stop, and has; the tables are as they were\n"
     assert seen(filled) == before
     with EventStore.open(filled) as store:
