@@ -22,6 +22,8 @@ from sqlalchemy import Engine
 from eventstore.errors import StoreUnavailable
 from eventstore.log.engine import is_sqlite, said
 
+FEW_ROWS = 500
+"""So few are read through the driver's own connection, which is open: ADBC opens one each time, of some milliseconds."""
 BATCH_ROWS = 10_000
 """Rows in a record batch: about 12 MB of documented events."""
 
@@ -49,13 +51,17 @@ def event_batches(
     where = f"position > {int(after)} AND position <= {int(until)}"
     if happened_by is not None:
         where += f" AND event_time <= {int(happened_by)}"
-    with query_batches(engine, f"SELECT {columns} FROM events WHERE {where} ORDER BY position", EVENT_SCHEMA) as reader:  # noqa: S608 - integers only
+    sql = f"SELECT {columns} FROM events WHERE {where} ORDER BY position"  # noqa: S608 - integers only
+    with query_batches(engine, sql, EVENT_SCHEMA, few=until - after <= FEW_ROWS) as reader:
         yield reader
 
 
 @contextmanager
-def query_batches(engine: Engine, sql: str, schema: pa.Schema) -> Iterator[pa.RecordBatchReader]:
-    """The rows of a query as record batches of the given schema. The reader is good for one pass, inside the `with`."""
+def query_batches(engine: Engine, sql: str, schema: pa.Schema, *, few: bool = False) -> Iterator[pa.RecordBatchReader]:
+    """The rows of a query as record batches of the given schema. The reader is good for one pass, inside the `with`.
+
+    `few`: there are at most FEW_ROWS of them.
+    """
     if is_sqlite(engine):
         with engine.connect() as connection:
             driver: Any = connection.connection.driver_connection
@@ -64,6 +70,10 @@ def query_batches(engine: Engine, sql: str, schema: pa.Schema) -> Iterator[pa.Re
                 yield pa.RecordBatchReader.from_batches(schema, _cursor_batches(cursor, schema))
             finally:
                 cursor.close()
+    elif few:
+        with engine.connect() as connection:
+            batch = rows_to_batch(connection.exec_driver_sql(sql).fetchall(), schema)
+        yield pa.RecordBatchReader.from_batches(schema, [batch])
     else:
         from adbc_driver_postgresql import dbapi
 

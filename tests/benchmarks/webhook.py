@@ -107,6 +107,7 @@ class _Bench:
 
     def __init__(self, fresh: Stores, options: Options) -> None:
         self.count = options.events or BENCHMARK.events
+        self.warm_up = min(WARM_UP, self.count)
         self._fresh = fresh
         self._folder = fresh.directory
         self._tokens = self._folder / "tokens.txt"
@@ -114,10 +115,10 @@ class _Bench:
         self._generator_shares: dict[str, list[float]] = {}
         self._server_cpu: dict[str, list[Counter[str]]] = {}
         self.refused = 0
-        note(f"signing {self.count + WARM_UP:,} webhooks")
+        note(f"signing {self.count + self.warm_up:,} webhooks")
         private, self._public = new_key()
         self._key_file.write_text(self._public, encoding="ascii")
-        write_tokens(self._tokens, private, self.count + WARM_UP)
+        write_tokens(self._tokens, private, self.count + self.warm_up)
 
     def bare(self) -> Sample:
         """The bare endpoint's rate."""
@@ -142,7 +143,7 @@ class _Bench:
         with _running(command("--store", url, "serve", "--port", "0"), self._folder) as server:
             measured = self._load(name, server, Target(server.url, PATH, APPENDED), self.count, rate)
         with EventStore.open(url, create=False) as store:
-            _require(store.head(), WARM_UP + self.count)
+            _require(store.head(), self.warm_up + self.count)
         self._fresh.discard(url)
         return measured
 
@@ -158,14 +159,14 @@ class _Bench:
         with engine.connect() as connection:
             found = connection.execute(text("SELECT count(*) FROM webhook_events")).scalar_one()
         engine.dispose()
-        _require(found, WARM_UP + count)
+        _require(found, self.warm_up + count)
         self._fresh.discard(url)
         return {"textbook_handler_per_second": measured.per_second}
 
     def generator(self) -> str:
         """What shows that the load generator was not what was measured."""
         with self._server("trivial") as server:
-            measured = in_child(load, Target(server.url, "/"), self._tokens, WARM_UP, self.count)
+            measured = in_child(load, Target(server.url, "/"), self._tokens, self.warm_up, self.count)
         shares = ", ".join(
             f"{100 * statistics.median(each):.0f} % ({name})" for name, each in self._generator_shares.items()
         )
@@ -211,12 +212,12 @@ class _Bench:
 
     def _load(self, name: str, server: _Server, target: Target, count: int, rate: float | None = None) -> Measured:
         before = server.cpu()
-        measured = in_child(load, target, self._tokens, WARM_UP, count, rate)
+        measured = in_child(load, target, self._tokens, self.warm_up, count, rate)
         self.refused += measured.refused
         used = server.cpu()
         used.subtract(before)
         self._generator_shares.setdefault(name, []).append(measured.cpu_share)
-        each = Counter({thread: round(value / (WARM_UP + count)) for thread, value in used.items()})
+        each = Counter({thread: round(value / (self.warm_up + count)) for thread, value in used.items()})
         self._server_cpu.setdefault(name, []).append(each)
         return measured
 

@@ -154,7 +154,7 @@ def test_an_append_that_was_answered_stands_though_the_connection_is_lost_right_
 
 
 CALLERS: Final = 4
-EVENTS: Final = 20
+EVENTS: Final = 12
 """Events of each caller, every fifth of which finds the connection about to be lost."""
 
 

@@ -16,7 +16,7 @@ from tests.serving import APPLIED, NewServer, Serving, answers, applied, head, n
 
 COUPONS = 5
 BATCH = 40
-FILLED = 2_000
+FILLED = 1_200
 """Events in the log before the first rebuild: enough that it has several seconds' worth of work beside the others."""
 REBUILDS = 1
 SENDERS = 2

@@ -246,6 +246,7 @@ def test_the_relay_is_printed_as_it_is_shipped() -> None:
     assert CREATED in done.stdout
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 def test_the_shell_sees_how_a_command_ended(store_url: str, tmp_path: Path) -> None:
     lines = ndjson(wrapped(CREATED, created("e-1"))) + b"{nope\n"
     for status, arguments in ((1, ["ingest", "-"]), (0, ["coupon", "c-1"]), (2, ["coupon"]), (3, ["coupon", "c-2"])):
