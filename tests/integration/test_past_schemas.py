@@ -358,7 +358,7 @@ def test_projections_of_an_old_store_go_on_to_what_a_rebuild_says_and_the_old_pr
 # Interruptions
 
 
-STRIDE = {"sqlite": 7, "postgresql": 17}
+STRIDE = {"sqlite": 7, "postgresql": 11}
 """Of the statements of an upgrade every so manieth is died at, from the first one on: each try takes all those before it again,
 and PostgreSQL is told more of them."""
 AT_COMMIT = None
