@@ -200,11 +200,17 @@ def bare_driver(connection: Connection) -> Iterator[Any]:
 
 
 @contextmanager
-def write_transaction(engine: Engine) -> Iterator[Connection]:
-    """A connection in a transaction that will write, begun when it is this process's turn; committed at the end."""
+def write_transaction(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
+    """A connection in a transaction that will write, begun when it is this process's turn; committed at the end.
+
+    `durable=False`: what is written can be made again, so that nobody waits until it is on the disk. It is there at the latest
+    with the next transaction that is durable: both engines keep their commits in one sequence.
+    """
     with write_turn(engine), engine.connect() as plain:
-        connection = writing(plain)
+        connection = writing(plain).execution_options(eventstore_durable=durable)
         with connection.begin():
+            if not durable and not is_sqlite(engine):
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
 
@@ -235,7 +241,12 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # A deferred transaction that turns to writing fails at once with "database is locked", whatever the busy timeout.
-    writes = connection.get_execution_options().get("eventstore_writes", False)
+    options = connection.get_execution_options()
+    writes = options.get("eventstore_writes", False)
+    level = "FULL" if options.get("eventstore_durable", True) else "NORMAL"
+    if connection.info.get("synchronous", "FULL") != level:
+        connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+        connection.info["synchronous"] = level
     if writes and not connection.info.get("cached"):
         connection.exec_driver_sql(f"PRAGMA cache_size=-{WRITE_CACHE_KB}")
         connection.info["cached"] = True

@@ -33,6 +33,8 @@ _TYPES: dict[str, Any] = {
     "decimal": AmountText,
     "json": JsonText,
 }
+NARROW_COLUMNS = 16
+"""A table of more has rows too wide for SQLite to keep in the B-tree of the key."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _COLUMN_NAME = re.compile(r"_?[a-z][a-z0-9_]{0,38}")
 _SOURCE = re.compile(r"([a-z0-9_]+)(?:\s*\(([^()]*)\))?")
@@ -84,7 +86,9 @@ class Projection:
         columns = [
             Column(column.name, _TYPES[column.type], primary_key=column.name in self.key) for column in self.columns
         ]
-        table = Table(name, MetaData(), *columns, sqlite_with_rowid=False)
+        # Without a rowid there is no second B-tree for the key; but wide rows would spill over their pages, at three times
+        # the size.
+        table = Table(name, MetaData(), *columns, sqlite_with_rowid=len(columns) > NARROW_COLUMNS)
         for number, names in enumerate(self.indexes):
             Index(f"ix_{name}_{number}", *[table.c[each] for each in names])
         return table

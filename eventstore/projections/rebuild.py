@@ -151,7 +151,7 @@ def rebuild_projections(
 def _explained(run: Callable[[], RebuildResult], work: RebuildWork) -> RebuildResult:
     try:
         return run()
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException) as error:
         if work.aborted.is_set():
             raise _aborted() from error
         raise ProjectionError(
@@ -300,8 +300,8 @@ class _Rebuild:
     def _write(self, session: ModelSession, model: Projection) -> None:
         self._shadows.make(model)
         # In key order, for then every row goes to the end of the table's B-tree.
-        ordered = session.connection.execute(session.stored_query(model, ordered=True))
-        with closing(_ahead(iter(lambda: ordered.fetchmany(WRITE_ROWS), []))) as pieces:
+        ordered = session.connection.sql(session.stored_query(model, ordered=True)).to_arrow_reader(WRITE_ROWS)
+        with closing(_ahead(map(_rows, ordered))) as pieces:
             for rows in pieces:
                 self._shadows.write(model, rows)
                 self._stop_if_aborted()
@@ -501,6 +501,11 @@ class _Rebuild:
     def _stop_if_aborted(self) -> None:
         if self._work.aborted.is_set():
             raise _aborted()
+
+
+def _rows(batch: pa.RecordBatch) -> list[tuple[object, ...]]:
+    """The batch's rows; in half the time that DuckDB takes to make them one by one."""
+    return list(zip(*[column.to_pylist() for column in batch.columns], strict=True))
 
 
 def _ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:

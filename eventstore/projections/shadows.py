@@ -46,8 +46,8 @@ class Shadows:
             tables.make(connection, model, self.names[model.name], indexed=is_sqlite(self._engine))
 
     def write(self, model: Projection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows, none of which is there yet."""
-        with write_transaction(self._engine) as connection:
+        """Insert rows, none of which is there yet. They are on the disk once the swap is."""
+        with write_transaction(self._engine, durable=False) as connection:
             tables.insert_rows(connection, model, self.names[model.name], rows)
 
     def index(self, model: Projection) -> None:
@@ -129,7 +129,7 @@ def _shorten(engine: Engine, name: str) -> bool:
         key = ", ".join(inspector.get_pk_constraint(name)["constrained_columns"])
     if not key:
         return False
-    with write_transaction(engine) as connection:
+    with write_transaction(engine, durable=False) as connection:
         last = f"SELECT {key} FROM {name} ORDER BY {key} LIMIT 1 OFFSET {DROP_ROWS - 1}"
         return connection.exec_driver_sql(f"DELETE FROM {name} WHERE ({key}) <= ({last})").rowcount > 0
 

@@ -48,6 +48,7 @@ from tests.benchmarks.harness import (
     stores,
 )
 from tests.benchmarks.python_fold import Fold, Row, require_same_columns
+from tests.benchmarks.rebuild_grow import multiply
 from tests.benchmarks.rebuild_peers import measure_eventsourcing
 from tests.processes import FORKING
 
@@ -65,6 +66,8 @@ EVENTSOURCING_EVENTS = 5_000
 """Events that eventsourcing projects, at most: it takes a transaction for each."""
 TELL_EVERY = 100_000
 """Events between two notes of a fill's progress."""
+GROWN_FROM = 100
+"""The largest log is so many times what is ingested; the rest of it, and of the smaller one, are copies."""
 FILL_CHUNK = 2_000
 """Deliveries read at a time by a filling process: a writer's whole batch."""
 CURSOR_ROWS = 10_000
@@ -104,7 +107,8 @@ def run_grown(options: Options) -> Result:
         for name, size in sizes.items():
             with stores(options) as fresh:
                 url = fresh.fresh()
-                in_child(fill, url, size)
+                in_child(fill, url, min(size, max(largest // GROWN_FROM, 1)))
+                in_child(multiply, url, size)
                 measured = in_child(measure_rebuild, url)
             sample[f"events_per_second_{name}"] = measured["events_per_second"]
             sample[f"peak_memory_mb_{name}"] = measured["peak_memory_mb"]
