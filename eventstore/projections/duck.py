@@ -6,12 +6,12 @@ that nothing is rounded or re-zoned on the way; `decode_column` and `encode_colu
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import duckdb
@@ -72,8 +72,9 @@ class ModelSession:
         self.connection.execute("SET enable_progress_bar = false")
         if threads is not None:
             self.connection.execute(f"SET threads = {threads}")
-        # Made only where something does not fit into memory; DuckDB's own choice is the working directory.
-        spill = temp_directory or str(Path(tempfile.gettempdir()) / f"eventstore-spill-{os.getpid()}")
+        # Made only where something does not fit into memory. DuckDB's own choice is the working directory; and two sessions
+        # must not share one, for they would take each other's files for their own.
+        spill = temp_directory or str(Path(tempfile.gettempdir()) / f"eventstore-spill-{token_hex(8)}")
         self.connection.execute("SET temp_directory = ?", [spill])
         self._statements: dict[str, duckdb.Statement] = {}
         self._types: dict[str, dict[str, str]] = {}

@@ -31,11 +31,12 @@ LIVE_STEP_EVENTS = 5_000
 rows take to be written, a tenth of a second rather than half a second."""
 POLL_SECONDS = 0.25
 """How often the runner looks for events that another process appended; its own process wakes it at once."""
-REST = 3.0
+REST = 2.0
 """How many times as long as a step took the runner rests after it. A step costs much the same for one event as for a hundred,
-so that without rest it would take a third of the machine from those who append."""
-REST_SECONDS = 1.0
-"""The longest rest: those who append need the machine too. Whoever waits for a position ends it at once."""
+so that without rest it would take much of the machine from those who append."""
+REST_SECONDS = 0.35
+"""The longest rest: with it an event waits for less than a second while a thousand come in each. Whoever waits for a position
+ends it at once."""
 BACK_OFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
 """Waits after a failed step, the last one repeated."""
 
