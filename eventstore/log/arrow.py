@@ -1,4 +1,4 @@
-"""Bulk reading into Arrow, in bounded memory.
+"""Bulk reading into Arrow, in bounded memory; on PostgreSQL also the way back.
 
 PostgreSQL is read through ADBC, three to four times as fast as a driver's cursor. SQLite is read through Python's own driver,
 and must be: ADBC's wheel links its own copy of SQLite, and two copies in one process do not see each other's file locks (the
@@ -11,7 +11,7 @@ with a writer at work.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,17 +75,41 @@ def query_batches(engine: Engine, sql: str, schema: pa.Schema, *, few: bool = Fa
             batch = rows_to_batch(connection.exec_driver_sql(sql).fetchall(), schema)
         yield pa.RecordBatchReader.from_batches(schema, [batch])
     else:
-        from adbc_driver_postgresql import dbapi
+        with _adbc(engine, "the log could not be read") as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            reader = cursor.fetch_record_batch()
+            yield pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
 
-        uri = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-        try:
-            with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-                cursor.execute(sql)
-                reader = cursor.fetch_record_batch()
-                yield pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in reader))
-        except (dbapi.OperationalError, dbapi.InternalError) as error:
-            # Not one of SQLAlchemy's errors, by which all others know that the database cannot be used.
-            raise StoreUnavailable(f"the log could not be read: {said(error)}; try again") from error
+
+@contextmanager
+def copying(engine: Engine, table: str) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """On PostgreSQL: what appends a batch to a table, whose columns it names, by COPY and in a transaction of its own.
+
+    For what can be made again: nobody waits until it is on the disk. Raises StoreUnavailable.
+    """
+    with _adbc(engine, f"{table} could not be written") as connection, connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = off")
+        connection.commit()
+
+        def copy(batch: pa.RecordBatch) -> None:
+            cursor.adbc_ingest(table, batch, mode="append")
+            connection.commit()
+
+        yield copy
+
+
+@contextmanager
+def _adbc(engine: Engine, failed: str) -> Iterator[Any]:
+    """An ADBC connection to a PostgreSQL database of its own; its errors as those by which all others know that the database
+    cannot be used."""
+    from adbc_driver_postgresql import dbapi
+
+    uri = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        with dbapi.connect(uri) as connection:
+            yield connection
+    except (dbapi.OperationalError, dbapi.InternalError) as error:
+        raise StoreUnavailable(f"{failed}: {said(error)}; try again") from error
 
 
 def _cursor_batches(cursor: Any, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -117,3 +141,8 @@ def without_positions(rows: pa.Table, positions: Collection[int]) -> pa.Table:
 
 def _at(rows: pa.Table, positions: Collection[int]) -> Any:
     return pc.is_in(rows["position"], pa.array(sorted(positions), pa.int64()))
+
+
+def rows_of(batch: pa.RecordBatch) -> list[tuple[Any, ...]]:
+    """The batch's rows: the way back from `rows_to_batch`."""
+    return list(zip(*[column.to_pylist() for column in batch.columns], strict=True))

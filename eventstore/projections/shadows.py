@@ -7,12 +7,15 @@ put its own there; what is to go is renamed to a shadow in the swap, and dropped
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import pyarrow as pa
 from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.schema import CreateIndex
 
+from eventstore.log import arrow
 from eventstore.log.engine import is_sqlite, write_transaction
 from eventstore.log.roles import act_as_owner
 from eventstore.projections import tables
@@ -30,6 +33,13 @@ append meanwhile. Less than the second after which PostgreSQL looks for deadlock
 second one first."""
 
 
+class Writing(NamedTuple):
+    """Two steps for each batch of rows: `prepare`, which another thread may do ahead, and `write`, which gets what it made."""
+
+    prepare: Callable[[pa.RecordBatch], Any]
+    write: Callable[[Any], None]
+
+
 class Shadows:
     """The shadow tables of one rebuild."""
 
@@ -45,10 +55,20 @@ class Shadows:
             # An index over many rows is made faster at the end, but on SQLite nobody could write meanwhile.
             tables.make(connection, model, self.names[model.name], indexed=is_sqlite(self._engine))
 
-    def write(self, model: Projection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows, none of which is there yet. They are on the disk once the swap is."""
-        with write_transaction(self._engine, durable=False) as connection:
-            tables.insert_rows(connection, model, self.names[model.name], rows)
+    @contextmanager
+    def writing(self, model: Projection) -> Iterator[Writing]:
+        """How rows are inserted, none of which is there yet. They are on the disk once the swap is."""
+        name = self.names[model.name]
+        if is_sqlite(self._engine):
+
+            def insert(rows: Sequence[tuple[Any, ...]]) -> None:
+                with write_transaction(self._engine, durable=False) as connection:
+                    tables.insert_rows(connection, model, name, rows)
+
+            yield Writing(arrow.rows_of, insert)
+        else:
+            with arrow.copying(self._engine, name) as copy:
+                yield Writing(lambda batch: batch, copy)
 
     def index(self, model: Projection) -> None:
         """Make the indexes that `make` left out."""
