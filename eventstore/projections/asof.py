@@ -200,21 +200,31 @@ def _rows(
     with tempfile.TemporaryDirectory(prefix="eventstore-as-of-") as scratch:
         session = ModelSession(chain, temp_directory=scratch)
         try:
-            _run(session, _whole_log(engine, moment), excluded)
-            found = session.connection.execute(session.stored_query(model, ordered=True))
-            while page := found.fetchmany(FETCHED_ROWS):
-                for row in page:
-                    yield {
-                        column.name: _value(column.type, value)
-                        for column, value in zip(model.columns, row, strict=True)
-                        if not column.is_memory
-                    }
+            _lift(session, _whole_log(engine, moment), excluded)
+            for each, following in zip(chain, [*chain[1:], None], strict=True):
+                for _ in session.merge_in_parts(each):
+                    if following is not None:
+                        session.lift(following)
+                    else:
+                        yield from _shown(session, model)
         except duckdb.Error as error:
             raise ProjectionError(
                 f"the model {model.name} could not be run over the log: {reason_of(error)}"
             ) from error
         finally:
             session.close()
+
+
+def _shown(session: ModelSession, model: Projection) -> Iterator[dict[str, Any]]:
+    """The rows that are merged, in key order."""
+    found = session.connection.execute(session.stored_query(model, ordered=True))
+    while page := found.fetchmany(FETCHED_ROWS):
+        for row in page:
+            yield {
+                column.name: _value(column.type, value)
+                for column, value in zip(model.columns, row, strict=True)
+                if not column.is_memory
+            }
 
 
 def _is_meant(
@@ -325,6 +335,14 @@ def _value(type_: str, value: Any) -> Any:
 
 def _run(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[str, frozenset[int]]) -> None:
     """Leave in the session the rows that its models make of these events, each root without what it leaves out."""
+    _lift(session, pieces, excluded)
+    for model in session.models:
+        if model.source != FACTS:
+            session.lift(model)
+        session.merge(model)
+
+
+def _lift(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[str, frozenset[int]]) -> None:
     roots = [model for model in session.models if model.source == FACTS]
     for piece in pieces:
         loaded: frozenset[int] | None = None
@@ -335,10 +353,6 @@ def _run(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[st
                 loaded = without
             session.lift(model)
         session.drop_facts()
-    for model in session.models:
-        if model.source != FACTS:
-            session.lift(model)
-        session.merge(model)
 
 
 def _events_of(connection: Connection, keys: Sequence[Key], moment: Moment) -> Iterator[pa.Table]:

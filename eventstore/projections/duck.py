@@ -6,8 +6,9 @@ that nothing is rounded or re-zoned on the way; `decode_column` and `encode_colu
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,12 +18,17 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from eventstore.errors import ProjectionError
+from eventstore.errors import InputError, ProjectionError
 from eventstore.log.arrow import rows_to_batch
 from eventstore.projections.catalogue import Projection, ProjectionColumn, facts_sql
 
 MEMORY_LIMIT = "512MB"
 """DuckDB's own memory; past it, it spills to its temporary directory. A rebuild of any size stays under 1.5 GB with it."""
+
+PART_OF_MEMORY = 0.3
+"""Of the memory limit, what the partial rows of one part may take, as JSON text, when they are merged."""
+SAMPLED_ROWS = 2_000
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?) *([KMGT])(i?)B", re.IGNORECASE)
 
 _STORED: dict[str, pa.DataType] = {
     "text": pa.string(),
@@ -49,6 +55,15 @@ def stored_schema(columns: Iterable[ProjectionColumn]) -> pa.Schema:
     return pa.schema([pa.field(column.name, _STORED[column.type]) for column in columns])
 
 
+def memory_bytes(text: str) -> float:
+    """An amount of memory as DuckDB takes it. Raises InputError."""
+    found = _MEMORY.fullmatch(text)
+    if found is None:
+        raise InputError(f"not an amount of memory: {text!r}; write it as 512MB or 2GB")
+    base = 1024 if found[3] else 1000
+    return float(found[1]) * float(base) ** ("KMGT".index(found[2].upper()) + 1)
+
+
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
@@ -65,6 +80,7 @@ class ModelSession:
         threads: int | None = None,
     ) -> None:
         self.models = tuple(models)
+        self._memory = memory_bytes(memory_limit)
         self.connection = duckdb.connect(":memory:")
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute(f"SET memory_limit = '{memory_limit}'")
@@ -126,10 +142,47 @@ class ModelSession:
 
     def merge(self, model: Projection) -> None:
         """Replace `<name>__merged` by the merge of `<name>__partial`, and empty the latter."""
-        partial, merged = quoted(f"{model.name}__partial"), quoted(f"{model.name}__merged")
-        self.execute(f"CREATE OR REPLACE TEMP VIEW partial AS FROM {partial}")
-        self.execute(f"CREATE OR REPLACE TEMP TABLE {merged} AS {model.merge}")
+        partial = quoted(f"{model.name}__partial")
+        self._merge(model, f"FROM {partial}")
         self.execute(f"TRUNCATE {partial}")
+
+    def merge_in_parts(self, model: Projection) -> Iterator[None]:
+        """The same, a range of keys at a time and in their order: `<name>__merged` holds each in turn, and at last is empty.
+
+        For what may not fit into memory. DuckDB puts on disk what an aggregation or a sort cannot hold, but not the texts and
+        lists in the states of an aggregation, and with wide rows it needs much of its memory all the same.
+        """
+        partial, merged = quoted(f"{model.name}__partial"), quoted(f"{model.name}__merged")
+        key = ", ".join(quoted(name) for name in model.key)
+        count = self.count(partial)
+        sample = f"SELECT * FROM {partial} USING SAMPLE reservoir({SAMPLED_ROWS} ROWS)"
+        size = self._value(f"SELECT avg(strlen(CAST(to_json(p) AS VARCHAR))) FROM ({sample}) p") if count else 0.0
+        parts = 1 + int(size * count / (PART_OF_MEMORY * self._memory))
+        # The first key of each part but the first.
+        self.execute(
+            f"""CREATE OR REPLACE TEMP TABLE bounds AS
+            SELECT row_number() OVER (ORDER BY first) AS part, first
+            FROM (
+                SELECT DISTINCT first
+                FROM (SELECT row({key}) AS first, ntile({parts}) OVER (ORDER BY {key}) AS tile FROM ({sample}))
+                QUALIFY row_number() OVER (PARTITION BY tile ORDER BY first) = 1 AND tile > 1
+            )"""
+        )
+        last = self.count("bounds")
+        for part in range(last + 1):
+            wanted = []
+            if part > 0:
+                wanted.append(f"row({key}) >= (SELECT first FROM bounds WHERE part = {part})")
+            if part < last:
+                wanted.append(f"row({key}) < (SELECT first FROM bounds WHERE part = {part + 1})")
+            self._merge(model, f"FROM {partial}" + (f" WHERE {' AND '.join(wanted)}" if wanted else ""))
+            yield
+        self.execute(f"TRUNCATE {partial}")
+        self.execute(f"TRUNCATE {merged}")
+
+    def _merge(self, model: Projection, partial: str) -> None:
+        self.execute(f"CREATE OR REPLACE TEMP VIEW partial AS {partial}")
+        self.execute(f"CREATE OR REPLACE TEMP TABLE {quoted(f'{model.name}__merged')} AS {model.merge}")
 
     def reset(self) -> None:
         """Let go of what a query that failed half-way has left behind."""

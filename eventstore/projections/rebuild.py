@@ -9,7 +9,6 @@ than its position says.
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,7 +24,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
-from eventstore.errors import InputError, ProjectionError, RebuildAborted
+from eventstore.errors import ProjectionError, RebuildAborted
 from eventstore.log import arrow
 from eventstore.log.engine import is_unavailable, said, write_transaction
 from eventstore.log.exclusive import Exclusive
@@ -39,7 +38,7 @@ from eventstore.projections import rebuild_work, tables
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection
 from eventstore.projections.culprit import Culprit, culprit
 from eventstore.projections.dead_letters import RETRIED, find_open, left_out, letter_of, park, reason_of
-from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, quoted
+from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, memory_bytes, quoted
 from eventstore.projections.merging import Changes, merge, write
 from eventstore.projections.originals import Reread, read_again, with_originals
 from eventstore.projections.rebuild_work import Progress, RebuildWork
@@ -59,14 +58,13 @@ CATCH_UP_ROUNDS = 20
 """So often the head is run after before the swap takes in what is left however much it is: it may never be few."""
 STEP_EVENTS = 20_000
 """Events merged into the shadow tables at a time once those are written."""
-WRITE_ROWS = 50_000
-"""Rows written to a shadow table in one transaction: on SQLite the log's writer waits for it, about a quarter of a second."""
+WRITE_ROWS = 10_000
+"""Rows written to a shadow table in one transaction, for which on SQLite the log's writer waits; and those that DuckDB has ready
+in one piece, some 15 MB of the widest table."""
 SWAP_ATTEMPTS = 60
 SWAP_PAUSE_SECONDS = 1.0
 """How often the swap is tried, and how long it waits after a failure, outside any transaction: readers that take long, or a
 database that is busy, must neither cost the whole work nor keep others from appending."""
-
-_MEMORY = re.compile(r"\d+(\.\d+)? *([KMGT]i?B)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +116,7 @@ def rebuild_projections(
     RebuildAborted if it was asked to stop, and ProjectionError for an event that a model cannot take. Whatever it raises,
     KeyboardInterrupt too, the tables are then as they were.
     """
-    if not _MEMORY.fullmatch(memory_limit):
-        raise InputError(f"not an amount of memory: {memory_limit!r}; write it as 512MB or 2GB")
+    memory_bytes(memory_limit)
     models = catalogue.with_dependents(names)
     require_owner(engine)
     with Exclusive(engine, rebuild_work.WORK) as lock:
@@ -136,6 +133,7 @@ def rebuild_projections(
                 head=head(engine),
             )
             try:
+                work.begin()
                 session = _Sessions(models, memory_limit, spill, work)
                 rebuild = _Rebuild(engine, catalogue, models, work, lock, session, from_original, keep, on_progress)
                 result = _explained(rebuild.run, work)
@@ -151,7 +149,7 @@ def rebuild_projections(
 def _explained(run: Callable[[], RebuildResult], work: RebuildWork) -> RebuildResult:
     try:
         return run()
-    except (duckdb.Error, pa.ArrowException) as error:
+    except (duckdb.Error, pa.ArrowException, _StreamError) as error:
         if work.aborted.is_set():
             raise _aborted() from error
         raise ProjectionError(
@@ -270,13 +268,17 @@ class _Rebuild:
                     self._take(piece)
                     self._tell("read", piece.head)
             self._begin("merge")
-            with self._stage("merge"):
-                self._blaming(partial(self._merge, session))
-            self._tell("merge", self._position)
-            self._begin("write")
-            with self._stage("write"):
-                for model in self._models:
-                    self._write(session, model)
+            for model in self._models:
+                self._shadows.make(model)
+                self._rows[model.name] = 0
+                parts = session.merge_in_parts(model)
+                while self._blaming(partial(self._merge, session, model, parts)):
+                    self._tell("merge", self._position)
+                    self._begin("write")
+                    with self._stage("write"):
+                        self._write(session, model)
+                    self._begin("merge")
+                self._shadows.index(model)
         self._tell("write", self._position)
 
     def _next(self, pieces: Iterator[_Piece]) -> _Piece | None:
@@ -291,22 +293,27 @@ class _Rebuild:
                         session.lift(model)
         session.drop_facts()
 
-    def _merge(self, session: ModelSession) -> None:
-        for model in self._models:
-            if model.source != FACTS:
-                session.lift(model)
-            session.merge(model)
+    def _merge(self, session: ModelSession, model: Projection, parts: Iterator[None]) -> bool:
+        """Merge the next part of the model's keys, and lift it for those that are made of it; whether there was one."""
+        with self._stage("merge"):
+            try:
+                next(parts)
+            except StopIteration:
+                return False
+            for each in self._models:
+                if each.source == model.name:
+                    session.lift(each)
+        return True
 
     def _write(self, session: ModelSession, model: Projection) -> None:
-        self._shadows.make(model)
+        """Write the part that is merged."""
         # In key order, for then every row goes to the end of the table's B-tree.
-        ordered = session.connection.sql(session.stored_query(model, ordered=True)).to_arrow_reader(WRITE_ROWS)
+        ordered = _batches(session, session.stored_query(model, ordered=True))
         with self._shadows.writing(model) as (prepare, write_piece), closing(_ahead(map(prepare, ordered))) as pieces:
             for piece in pieces:
                 write_piece(piece)
                 self._stop_if_aborted()
-        self._shadows.index(model)
-        self._rows[model.name] = session.count(quoted(f"{model.name}__merged"))
+        self._rows[model.name] += session.count(quoted(f"{model.name}__merged"))
 
     # What was appended meanwhile
 
@@ -501,6 +508,17 @@ class _Rebuild:
     def _stop_if_aborted(self) -> None:
         if self._work.aborted.is_set():
             raise _aborted()
+
+
+class _StreamError(ProjectionError):
+    """What DuckDB says in the midst of a result that is read as Arrow, which has no error of its own for it."""
+
+
+def _batches(session: ModelSession, query: str) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from session.connection.sql(query).to_arrow_reader(WRITE_ROWS)
+    except OSError as error:
+        raise _StreamError(str(error)) from error
 
 
 def _ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:

@@ -87,7 +87,7 @@ class Progress:
 
 
 class RebuildWork:
-    """The row of one rebuild, written by a thread of its own. Made by who holds the lock; end it."""
+    """The row of one rebuild, written by a thread of its own. Made by who holds the lock; begin it, and end it."""
 
     def __init__(self, engine: Engine, names: tuple[str, ...], *, from_original: bool, spill: Path, head: int) -> None:
         self._engine = engine
@@ -107,7 +107,11 @@ class RebuildWork:
         self._interrupt: Callable[[], None] | None = None
         self._interrupting = threading.Lock()
         self._ended = threading.Event()
-        with write_transaction(engine) as connection:
+        self._thread = threading.Thread(target=self._beat, name="eventstore-rebuild-beat", daemon=True)
+
+    def begin(self) -> None:
+        """Write the row down for the first time, and again and again from then on."""
+        with write_transaction(self._engine) as connection:
             connection.execute(projection_work.delete().where(projection_work.c.name == WORK))
             connection.execute(
                 projection_work.insert().values(
@@ -118,7 +122,6 @@ class RebuildWork:
                     state=self._now(),
                 )
             )
-        self._thread = threading.Thread(target=self._beat, name="eventstore-rebuild-beat", daemon=True)
         self._thread.start()
 
     def interruptible_by(self, interrupt: Callable[[], None] | None) -> None:
@@ -143,7 +146,8 @@ class RebuildWork:
     def end(self, outcome: str, *, message: str | None = None, rows: dict[str, int] | None = None) -> None:
         """Write down how the rebuild ended, if the database can be written to."""
         self._ended.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if self._state["outcome"] == DONE != outcome:
             outcome = DONE
             message = (

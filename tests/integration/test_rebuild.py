@@ -16,8 +16,9 @@ from eventstore.errors import InputError, NotFound, ProjectionError
 from eventstore.event import Coupon, Discount, DiscountType, Event, Source
 from eventstore.log.engine import write_transaction
 from eventstore.log.tables import dead_letters
-from eventstore.projections import rebuild
-from eventstore.projections.catalogue import projections
+from eventstore.projections import duck, rebuild
+from eventstore.projections.catalogue import Projection, projections
+from eventstore.projections.duck import ModelSession
 from eventstore.projections.rebuild import RebuildProgress
 from eventstore.store import EventStore
 from tests.slow_model import project, shown, stored
@@ -83,6 +84,29 @@ def test_a_rebuild_in_small_pieces_makes_the_same_rows(filled: EventStore, monke
     monkeypatch.setattr(rebuild, "WRITE_ROWS", 3)
     filled.rebuild_projections()
     assert stored(filled.engine) == before
+
+
+def test_what_does_not_fit_into_memory_is_merged_in_parts_to_the_same_bytes(
+    filled: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stored(filled.engine)
+    register = list(filled.projection_as_of("coupons"))
+    merged = list[str]()
+    whole = ModelSession._merge
+
+    def merge(session: ModelSession, model: Projection, partial: str) -> None:
+        merged.append(model.name)
+        whole(session, model, partial)
+
+    monkeypatch.setattr(ModelSession, "_merge", merge)
+    # As if the limit were of a few kilobytes.
+    monkeypatch.setattr(duck, "PART_OF_MEMORY", 1e-5)
+    result = filled.rebuild_projections()
+    assert merged.count("coupons") > 3
+    assert merged.count("redemptions") > 2
+    assert result.rows == {name: len(rows) for name, rows in before.items()}
+    assert stored(filled.engine) == before
+    assert list(filled.projection_as_of("coupons")) == register
 
 
 @pytest.mark.parametrize(
