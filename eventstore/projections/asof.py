@@ -33,7 +33,7 @@ from eventstore.projections.moment import Key, Moment, of_coupons, resolve, unti
 from eventstore.projections.views import CouponState, CouponStatus, Page
 
 SESSIONS = 2
-"""Questions computed at once; others wait for their turn. A session takes 65 ms to make, so they are kept."""
+"""Questions computed at once; others wait for their turn. A session takes 20 ms to make, so they are kept."""
 TURN_SECONDS = 10.0
 """How long a question waits for its turn, before it opens a connection: those who append need some too."""
 EXAMINED_COUPONS = 1_000

@@ -73,6 +73,10 @@ class DeadLetter:
     note: str | None
 
 
+SUBJECT = func.coalesce(events.c.coupon_id, events.c.entity_id)
+"""SQL for the subject of an event. To find a subject's events use `is_about`, which the indexes serve."""
+
+
 def is_about(site_id: str, subject_id: str) -> ColumnElement[bool]:
     """The events of one subject."""
     row = events.c
@@ -168,7 +172,7 @@ def letter_of(connection: Connection, root: str, position: int, reason: str) -> 
     """A letter for the event at this position of the log."""
     row = events.c
     site_id, subject_id, event_id = connection.execute(
-        select(row.site_id, func.coalesce(row.coupon_id, row.entity_id), row.event_id).where(row.position == position)
+        select(row.site_id, SUBJECT, row.event_id).where(row.position == position)
     ).one()
     return NewLetter(root, position, site_id, subject_id, event_id, reason)
 

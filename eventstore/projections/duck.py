@@ -136,9 +136,7 @@ class ModelSession:
 
     def lift(self, model: Projection) -> None:
         """Add the model's partial rows of the present facts (or of its source's merged rows) to `<name>__partial`."""
-        partial = quoted(f"{model.name}__partial")
-        columns = ", ".join(quoted(name) for name in self._partial_types[model.name])
-        self.execute(f"INSERT INTO {partial} ({columns}) SELECT {columns} FROM (\n{model.lift}\n)")
+        self.add_partial(model, f"(\n{model.lift}\n)")
 
     def merge(self, model: Projection) -> None:
         """Replace `<name>__merged` by the merge of `<name>__partial`, and empty the latter."""
@@ -222,7 +220,7 @@ class ModelSession:
         return self._types[relation]
 
     def add_partial(self, model: Projection, relation: str) -> None:
-        """Add merged rows of the model (in `relation`) to its partial rows: they are partial rows themselves."""
+        """Add rows to the model's partial rows: of its lift, or merged ones, which are partial rows themselves."""
         columns = ", ".join(quoted(name) for name in self._partial_types[model.name])
         self.execute(f"INSERT INTO {quoted(f'{model.name}__partial')} ({columns}) SELECT {columns} FROM {relation}")
 

@@ -42,7 +42,7 @@ from eventstore.projections.duck import MEMORY_LIMIT, ModelSession, memory_bytes
 from eventstore.projections.merging import Changes, merge, write
 from eventstore.projections.originals import Reread, read_again, with_originals
 from eventstore.projections.rebuild_work import Progress, RebuildWork
-from eventstore.projections.shadows import Shadows
+from eventstore.projections.shadows import Shadows, Writing
 
 _Item = TypeVar("_Item")
 
@@ -149,7 +149,7 @@ def rebuild_projections(
 def _explained(run: Callable[[], RebuildResult], work: RebuildWork) -> RebuildResult:
     try:
         return run()
-    except (duckdb.Error, pa.ArrowException, _StreamError) as error:
+    except (duckdb.Error, pa.ArrowException) as error:
         if work.aborted.is_set():
             raise _aborted() from error
         raise ProjectionError(
@@ -272,12 +272,13 @@ class _Rebuild:
                 self._shadows.make(model)
                 self._rows[model.name] = 0
                 parts = session.merge_in_parts(model)
-                while self._blaming(partial(self._merge, session, model, parts)):
-                    self._tell("merge", self._position)
-                    self._begin("write")
-                    with self._stage("write"):
-                        self._write(session, model)
-                    self._begin("merge")
+                with self._shadows.writing(model) as writing:
+                    while self._blaming(partial(self._merge, session, model, parts)):
+                        self._tell("merge", self._position)
+                        self._begin("write")
+                        with self._stage("write"):
+                            self._write(session, model, writing)
+                        self._begin("merge")
                 self._shadows.index(model)
         self._tell("write", self._position)
 
@@ -305,13 +306,13 @@ class _Rebuild:
                     session.lift(each)
         return True
 
-    def _write(self, session: ModelSession, model: Projection) -> None:
+    def _write(self, session: ModelSession, model: Projection, writing: Writing) -> None:
         """Write the part that is merged."""
         # In key order, for then every row goes to the end of the table's B-tree.
         ordered = _batches(session, session.stored_query(model, ordered=True))
-        with self._shadows.writing(model) as (prepare, write_piece), closing(_ahead(map(prepare, ordered))) as pieces:
+        with closing(_ahead(map(writing.prepare, ordered))) as pieces:
             for piece in pieces:
-                write_piece(piece)
+                writing.write(piece)
                 self._stop_if_aborted()
         self._rows[model.name] += session.count(quoted(f"{model.name}__merged"))
 
@@ -510,15 +511,13 @@ class _Rebuild:
             raise _aborted()
 
 
-class _StreamError(ProjectionError):
-    """What DuckDB says in the midst of a result that is read as Arrow, which has no error of its own for it."""
-
-
 def _batches(session: ModelSession, query: str) -> Iterator[pa.RecordBatch]:
+    """The query's result. Raises duckdb.Error."""
     try:
         yield from session.connection.sql(query).to_arrow_reader(WRITE_ROWS)
     except OSError as error:
-        raise _StreamError(str(error)) from error
+        # All that Arrow knows of what DuckDB says in the midst of a result.
+        raise duckdb.Error(str(error)) from error
 
 
 def _ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:

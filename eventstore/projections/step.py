@@ -17,7 +17,7 @@ from datetime import datetime
 
 import duckdb
 import pyarrow as pa
-from sqlalchemy import Connection, Engine, case, func, select, update
+from sqlalchemy import Connection, Engine, case, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from eventstore.errors import ProjectionError
@@ -129,7 +129,7 @@ class Stepper:
         """The events with `after < position <= until` by what they are about, in order."""
         column = events.c
         query = (
-            select(column.position, column.site_id, func.coalesce(column.coupon_id, column.entity_id), column.event_id)
+            select(column.position, column.site_id, dead_letters.SUBJECT, column.event_id)
             .where(column.position > after, column.position <= until)
             .order_by(column.position)
         )
