@@ -27,7 +27,7 @@ from eventstore.log.tables import dead_letters, events
 from eventstore.log.types import from_micros, to_micros
 from eventstore.projections import tables, views
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection, projection
-from eventstore.projections.dead_letters import is_about, left_out, reason_of
+from eventstore.projections.dead_letters import excluded_positions, reason_of
 from eventstore.projections.duck import ModelSession, encode_column, quoted
 from eventstore.projections.moment import Key, Moment, of_coupons, resolve, until
 from eventstore.projections.views import CouponState, CouponStatus, Page
@@ -189,7 +189,7 @@ def rows(
             connection, at_position=head_size(connection)
         )
         assert moment is not None
-        excluded = _left_out(connection, (chain[0].name,), moment, None)
+        excluded = excluded_positions(connection, (chain[0].name,), moment.position)
     return _rows(engine, chain, moment, excluded)
 
 
@@ -200,7 +200,7 @@ def _rows(
     with tempfile.TemporaryDirectory(prefix="eventstore-as-of-") as scratch:
         session = ModelSession(chain, temp_directory=scratch)
         try:
-            _lift(session, _whole_log(engine, moment), excluded)
+            session.lift_all(_whole_log(engine, moment), excluded)
             for each, following in zip(chain, [*chain[1:], None], strict=True):
                 for _ in session.merge_in_parts(each):
                     if following is not None:
@@ -288,7 +288,7 @@ def _states(
     """The states of those of these coupons that were known, each with its code in lower case."""
     if not keys:
         return {}
-    excluded = _left_out(connection, views.ROOTS, moment, frozenset(keys))
+    excluded = excluded_positions(connection, views.ROOTS, moment.position, frozenset(keys))
     parked = _parked(connection, keys, moment)
     try:
         _run(session, _events_of(connection, keys, moment), excluded)
@@ -335,24 +335,11 @@ def _value(type_: str, value: Any) -> Any:
 
 def _run(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[str, frozenset[int]]) -> None:
     """Leave in the session the rows that its models make of these events, each root without what it leaves out."""
-    _lift(session, pieces, excluded)
+    session.lift_all(pieces, excluded)
     for model in session.models:
         if model.source != FACTS:
             session.lift(model)
         session.merge(model)
-
-
-def _lift(session: ModelSession, pieces: Iterable[pa.Table], excluded: Mapping[str, frozenset[int]]) -> None:
-    roots = [model for model in session.models if model.source == FACTS]
-    for piece in pieces:
-        loaded: frozenset[int] | None = None
-        for model in roots:
-            without = excluded.get(model.name, frozenset())
-            if without != loaded:
-                session.load_facts(arrow.without_positions(piece, without))
-                loaded = without
-            session.lift(model)
-        session.drop_facts()
 
 
 def _events_of(connection: Connection, keys: Sequence[Key], moment: Moment) -> Iterator[pa.Table]:
@@ -372,30 +359,6 @@ def _whole_log(engine: Engine, moment: Moment) -> Iterator[pa.Table]:
         last = min(after + STREAM_EVENTS, moment.position)
         with arrow.event_batches(engine, after=after, until=last, happened_by=happened_by) as batches:
             yield batches.read_all()
-
-
-# What the projections leave out
-
-
-def _left_out(
-    connection: Connection, roots: Iterable[str], moment: Moment, keys: frozenset[Key] | None
-) -> dict[str, frozenset[int]]:
-    """By root, the positions that it leaves out: of these subjects, or of all."""
-    excluded = {}
-    for root in roots:
-        positions: set[int] = set()
-        for letter in left_out(connection, root):
-            if letter.position > moment.position or (keys and (letter.site_id, letter.subject_id) not in keys):
-                continue
-            positions.add(letter.position)
-            if not letter.skipped:
-                waiting = select(events.c.position).where(
-                    is_about(letter.site_id, letter.subject_id),
-                    events.c.position.between(letter.position, moment.position),
-                )
-                positions.update(connection.execute(waiting).scalars())
-        excluded[root] = frozenset(positions)
-    return excluded
 
 
 def _parked(connection: Connection, keys: Sequence[Key], moment: Moment) -> set[Key]:

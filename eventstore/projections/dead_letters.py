@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -99,6 +99,27 @@ def all_left_out(connection: Connection) -> dict[str, list[LeftOut]]:
         .order_by(letter.position)
     ):
         found[root].append(LeftOut(site, subject, position, resolved is not None))
+    return found
+
+
+def excluded_positions(
+    connection: Connection, roots: Iterable[str], until: int, subjects: Collection[tuple[str, str]] | None = None
+) -> dict[str, frozenset[int]]:
+    """By root, the positions up to `until` that it leaves out. `subjects`: of these (site, id) alone; None: of all."""
+    found = {}
+    letters = all_left_out(connection)
+    for root in roots:
+        positions: set[int] = set()
+        for letter in letters.get(root, []):
+            if letter.position > until or (subjects and (letter.site_id, letter.subject_id) not in subjects):
+                continue
+            positions.add(letter.position)
+            if not letter.skipped:
+                waiting = select(events.c.position).where(
+                    is_about(letter.site_id, letter.subject_id), events.c.position.between(letter.position, until)
+                )
+                positions.update(connection.execute(waiting).scalars())
+        found[root] = frozenset(positions)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +19,8 @@ import duckdb
 import pyarrow as pa
 
 from eventstore.errors import InputError, ProjectionError
-from eventstore.log.arrow import rows_to_batch
-from eventstore.projections.catalogue import Projection, ProjectionColumn, facts_sql
+from eventstore.log.arrow import rows_to_batch, without_positions
+from eventstore.projections.catalogue import FACTS, Projection, ProjectionColumn, facts_sql
 
 MEMORY_LIMIT = "512MB"
 """DuckDB's own memory; past it, it spills to its temporary directory. A rebuild of any size stays under 1.5 GB with it."""
@@ -137,6 +137,19 @@ class ModelSession:
     def lift(self, model: Projection) -> None:
         """Add the model's partial rows of the present facts (or of its source's merged rows) to `<name>__partial`."""
         self.add_partial(model, f"(\n{model.lift}\n)")
+
+    def lift_all(self, pieces: Iterable[pa.Table], excluded: Mapping[str, frozenset[int]]) -> None:
+        """Lift the log rows, a piece at a time, for every model from facts, each without the positions excluded for it."""
+        roots = [model for model in self.models if model.source == FACTS]
+        for piece in pieces:
+            loaded: frozenset[int] | None = None
+            for model in roots:
+                without = excluded.get(model.name, frozenset())
+                if without != loaded:
+                    self.load_facts(without_positions(piece, without))
+                    loaded = without
+                self.lift(model)
+            self.drop_facts()
 
     def merge(self, model: Projection) -> None:
         """Replace `<name>__merged` by the merge of `<name>__partial`, and empty the latter."""

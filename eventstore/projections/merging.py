@@ -3,15 +3,19 @@ it catches up. The session then holds, for every model, its touched rows as they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection
 
 from eventstore.projections import tables
 from eventstore.projections.catalogue import FACTS, Projection
 from eventstore.projections.duck import ModelSession, quoted
+
+Stored: TypeAlias = Callable[[Projection, Sequence[str], Sequence[tuple[Any, ...]]], Sequence[tuple[Any, ...]]]
+"""What finds a projection's rows, as `tables.current_rows` does: those with these values of these columns, in the store's
+encodings and in the header's order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +27,29 @@ class Changes:
     gone: list[tuple[Any, ...]]
 
 
-def merge(
-    session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str] | None = None
-) -> Changes:
+def merge(session: ModelSession, stored: Stored, model: Projection) -> Changes:
     """What the session's facts change of a model's table. A model that reads from another comes after it.
 
-    Leaves in `<name>__merged` the rows of every key that they touch, and in `<name>__before` what these were. `stands_in`: by a
-    projection's name, the table that holds its rows.
+    Leaves in `<name>__merged` the rows of every key that they touch, and in `<name>__before` what these were. `stored` finds the
+    rows that there are.
     """
     if model.source == FACTS:
-        touched = _merge_new(session, connection, model, stands_in or {})
+        touched = _merge_new(session, stored, model)
     else:
-        touched = _merge_derived(session, connection, model, stands_in or {})
+        touched = _merge_derived(session, stored, model)
     if not touched:
         session.clear(model)
         return Changes([], [])
     return _changes(session, model)
 
 
-def _merge_new(session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]) -> bool:
+def _merge_new(session: ModelSession, stored: Stored, model: Projection) -> bool:
     """Merge what the model lifts from its source into the rows that are stored; whether it lifts anything."""
     session.lift(model)
     keys = session.keys(quoted(f"{model.name}__partial"), model.key_columns)
     if not keys:
         return False
-    _put_before(session, connection, model, keys, stands_in)
+    _put_before(session, stored, model, keys)
     session.add_partial(model, quoted(f"{model.name}__before"))
     session.merge(model)
     return True
@@ -55,18 +57,15 @@ def _merge_new(session: ModelSession, connection: Connection, model: Projection,
 
 def _put_before(
     session: ModelSession,
-    connection: Connection,
+    stored: Stored,
     model: Projection,
     keys: Sequence[tuple[Any, ...]],
-    stands_in: Mapping[str, str],
 ) -> None:
-    before = tables.current_rows(connection, model, model.key, keys, name=stands_in.get(model.name))
+    before = stored(model, model.key, keys)
     session.put(f"{model.name}__before", model.columns, before, like=quoted(f"{model.name}__merged"))
 
 
-def _merge_derived(
-    session: ModelSession, connection: Connection, model: Projection, stands_in: Mapping[str, str]
-) -> bool:
+def _merge_derived(session: ModelSession, stored: Stored, model: Projection) -> bool:
     """The same for a model that counts another's rows, of which `<source>__merged` and `<source>__before` are at hand.
 
     A new row of the source is merged in. A row that changed in what the model reads of it, or went, may have made a maximum
@@ -76,7 +75,7 @@ def _merge_derived(
     merged, before = quoted(f"{source.name}__merged"), quoted(f"{source.name}__before")
     if not session.count(before):
         # As a rule: all that the source has is new, or nothing is.
-        return bool(session.count(merged)) and _merge_new(session, connection, model, stands_in)
+        return bool(session.count(merged)) and _merge_new(session, stored, model)
     view = f"CREATE OR REPLACE TEMP VIEW {quoted(source.name)} AS"
     execute = session.execute
     source_key, key = _names(source.key), _names(model.key)
@@ -92,21 +91,20 @@ def _merge_derived(
     execute(f"{view} SELECT m.* FROM {merged} m ANTI JOIN {before} b USING ({source_key})")
     anew = session.keys("anew", model.key_columns)
     if anew:
-        _count_anew(session, connection, model, source, anew, stands_in)
+        _count_anew(session, stored, model, source, anew)
         touched = True
     else:
-        touched = _merge_new(session, connection, model, stands_in)
+        touched = _merge_new(session, stored, model)
     execute(f"{view} FROM {merged}")
     return touched
 
 
 def _count_anew(
     session: ModelSession,
-    connection: Connection,
+    stored: Stored,
     model: Projection,
     source: Projection,
     anew: Sequence[tuple[Any, ...]],
-    stands_in: Mapping[str, str],
 ) -> None:
     """Count the groups in the table `anew` from all their rows, and merge the source's new rows, which its view shows, into
     the others. A group's rows are found by the columns of its key that are the source's too, among those that are stored."""
@@ -114,15 +112,13 @@ def _count_anew(
     execute = session.execute
     source_key, key = _names(source.key), _names(model.key)
     execute(f"CREATE OR REPLACE TEMP TABLE fresh AS FROM (\n{model.lift}\n) ANTI JOIN anew USING ({key})")
-    _put_before(session, connection, model, [*anew, *session.keys("fresh", model.key_columns)], stands_in)
+    _put_before(session, stored, model, [*anew, *session.keys("fresh", model.key_columns)])
     session.add_partial(model, "fresh")
     session.add_partial(model, f"(FROM {quoted(f'{model.name}__before')} ANTI JOIN anew USING ({key}))")
     shared = [column for column in model.key_columns if column.name in {each.name for each in source.columns}]
     names = [column.name for column in shared]
-    stored = tables.current_rows(
-        connection, source, names, session.keys("anew", shared), name=stands_in.get(source.name)
-    )
-    session.put("stored", source.columns, stored, like=merged)
+    found = stored(source, names, session.keys("anew", shared))
+    session.put("stored", source.columns, found, like=merged)
     execute(
         f"""CREATE OR REPLACE TEMP VIEW {quoted(source.name)} AS
         SELECT m.* FROM {merged} m SEMI JOIN anew USING ({_names(names)})

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +23,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.exc import DBAPIError
 
+from eventstore.ahead import ahead
 from eventstore.errors import ProjectionError, RebuildAborted
 from eventstore.log import arrow
 from eventstore.log.engine import is_unavailable, said, write_transaction
@@ -262,7 +262,7 @@ class _Rebuild:
     def _make(self) -> None:
         """Fill the shadow tables with all that the log held when reading had come to its end."""
         with self._sessions.one() as session:
-            with closing(_ahead(self._pieces())) as pieces:
+            with closing(ahead(self._pieces())) as pieces:
                 while (piece := self._next(pieces)) is not None:
                     self._blaming(partial(self._lift, session, piece), piece.rows)
                     self._take(piece)
@@ -310,7 +310,7 @@ class _Rebuild:
         """Write the part that is merged."""
         # In key order, for then every row goes to the end of the table's B-tree.
         ordered = _batches(session, session.stored_query(model, ordered=True))
-        with closing(_ahead(map(writing.prepare, ordered))) as pieces:
+        with closing(ahead(map(writing.prepare, ordered))) as pieces:
             for piece in pieces:
                 writing.write(piece)
                 self._stop_if_aborted()
@@ -346,7 +346,7 @@ class _Rebuild:
         found = []
         for models in self._loaded(session, piece.rows):
             for model in models:
-                made = merge(session, connection, model, self._shadows.names)
+                made = merge(session, tables.stored_by(connection, self._shadows.names), model)
                 merged, before = quoted(f"{model.name}__merged"), quoted(f"{model.name}__before")
                 found.append(_Change(model, made, session.count(merged) - session.count(before)))
         return found
@@ -518,12 +518,3 @@ def _batches(session: ModelSession, query: str) -> Iterator[pa.RecordBatch]:
     except OSError as error:
         # All that Arrow knows of what DuckDB says in the midst of a result.
         raise duckdb.Error(str(error)) from error
-
-
-def _ahead(items: Iterator[_Item]) -> Generator[_Item, None, None]:
-    """The same items, each being made in a thread of its own while the caller works on the one before."""
-    with ThreadPoolExecutor(1, thread_name_prefix="eventstore-ahead") as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item

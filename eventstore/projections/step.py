@@ -304,7 +304,7 @@ class Stepper:
             session.load_facts(facts)
             with self._engine.connect() as connection:
                 for model in models:
-                    made[model.name] = merge(session, connection, model)
+                    made[model.name] = merge(session, tables.stored_by(connection), model)
         except BaseException as error:
             # Half-filled working tables must not leak into the next step.
             if is_about_data(error):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -217,6 +218,17 @@ def current_rows(
     on = and_(*[plain.c[name] == wanted.c[f"k{number}"] for number, name in enumerate(key)])
     found = connection.execute(select(plain).select_from(wanted).join(plain, on), {"keys": orjson.dumps(keys).decode()})
     return [tuple(row) for row in found]
+
+
+def stored_by(
+    connection: Connection, stands_in: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Projection, Sequence[str], Sequence[tuple[Any, ...]]], list[tuple[Any, ...]]]:
+    """`current_rows` of this database. `stands_in`: by a projection's name, the table that holds its rows."""
+
+    def find(model: Projection, key: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        return current_rows(connection, model, key, keys, name=stands_in.get(model.name))
+
+    return find
 
 
 def _key_rows(sqlite: bool, types: Sequence[Any]) -> Subquery:
