@@ -83,8 +83,24 @@ class Settings(BaseSettings):
     projections: tuple[Path, ...] = Field(
         (), description="Folders with projections of your own, beside those that every store has."
     )
+    lake: str | None = Field(
+        None,
+        description="The folder or object store (s3://…) of the lake that questions are asked of; none: beside the SQLite file, "
+        "or in the user's cache folder.",
+    )
     project: bool = Field(
         True, description="Whether `serve` follows the log with the projections; if not, `eventstore project` has to."
+    )
+    report_seconds: float = Field(
+        30.0, gt=0, description="How long `serve` computes a report; what takes longer is ended, and gets 400."
+    )
+    report_memory: str = Field(
+        "2GB",
+        pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGT]i?B$",
+        description="The memory that `serve` computes a report in, two at a time; what needs more gets 400.",
+    )
+    report_rows: int = Field(
+        100_000, ge=1, description="Rows of a report that `serve` sends at most; what has more gets 400."
     )
     queue_events: int = Field(20_000, ge=1, description="Events that may wait for the writer; past that, 503.")
 

@@ -80,8 +80,11 @@ class EventStore:
         site: str = DEFAULT_SITE,
         queue_events: int = QUEUE_EVENTS,
         projections: Sequence[str | Path] = (),
+        lake: str | Path | None = None,
     ) -> None:
         self.catalogue = load_catalogue(projections)
+        self.lake = lake
+        """Where the lake is that questions are asked of; None: where `analytics.default_lake` says."""
         self.engine = make_engine(url)
         self.default_site = site
         self._webhooks: Webhooks | None = None
@@ -104,13 +107,14 @@ class EventStore:
         site: str = DEFAULT_SITE,
         queue_events: int = QUEUE_EVENTS,
         projections: Sequence[str | Path] = (),
+        lake: str | Path | None = None,
     ) -> Self:
         """Open the store at a URL or a SQLite path, making it first where there is none.
 
         `create=False` refuses to make or migrate one (StoreNotReady). `projections`: folders with models of your own, beside
         those that every store has (ProjectionError).
         """
-        store = cls(url, site=site, queue_events=queue_events, projections=projections)
+        store = cls(url, site=site, queue_events=queue_events, projections=projections, lake=lake)
         try:
             if create:
                 store.init()
@@ -133,6 +137,7 @@ class EventStore:
             site=settings.site,
             queue_events=settings.queue_events,
             projections=settings.projections,
+            lake=settings.lake,
         )
 
     def init(self) -> bool:

@@ -42,6 +42,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 2
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The lakes of PostgreSQL databases lie in the user's cache folder: here in one that goes with the tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def sqlite_stores(tmp_path_factory: pytest.TempPathFactory) -> SqliteStores:
     """Makes SQLite stores."""

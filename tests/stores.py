@@ -55,7 +55,10 @@ class SqliteStores:
             yield f"sqlite:///{path}"
         finally:
             for left in self._folder.glob(f"{path.name}*"):
-                left.unlink()
+                if left.is_dir():  # a lake
+                    shutil.rmtree(left)
+                else:
+                    left.unlink()
 
 
 class PostgresqlServer:

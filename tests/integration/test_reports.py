@@ -1,4 +1,4 @@
-"""Reports and the analytics connection over a store: hand-counted answers, and a connection that can do no harm."""
+"""Reports over a store: hand-counted answers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ from typing import Any
 
 import duckdb
 import orjson
-import pyarrow as pa
 import pytest
 
 import analytics
-from analytics.connect import ACTOR_COLUMNS, DELIVERY_COLUMNS, FACT_COLUMNS, duck_type
 from eventstore.demo import examples, month
-from eventstore.errors import InputError, NotFound, ProjectionError, ReportError, StoreNotReady
-from eventstore.projections.catalogue import projections
-from eventstore.projections.duck import ModelSession
+from eventstore.errors import ReportError
 from eventstore.store import EventStore
-from tests.rows import change
 from tests.stores import NewUrl
 
 STORES = "1380b703-ce81-ff05-f115-39571d94dfcd"
@@ -108,14 +103,6 @@ def month_store(new_url: NewUrl) -> Iterator[str]:
 @pytest.fixture
 def connection(shop: str) -> Iterator[analytics.AnalyticsConnection]:
     with analytics.connect(shop) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def open_for_all(shop_once: str, new_url: NewUrl) -> Iterator[analytics.AnalyticsConnection]:
-    """One connection, everything loaded, for the tests that are refused to change it."""
-    with new_url(of=shop_once) as url, analytics.connect(url) as opened:
-        opened.load(*opened.tables)
         yield opened
 
 
@@ -272,6 +259,7 @@ def test_the_report_and_the_view_of_a_coupon_agree(month_store: str) -> None:
     result = analytics.run_report(month_store, "usage-per-coupon")
     names = ("coupon_id", "times_used", "reported_usages", "first_used_at", "last_used_at", "uses_after_deletion")
     with EventStore.open(month_store) as store:
+        store.project()
         states = store.coupons(limit=1000)
     assert sorted(rows(result, *names)) == sorted(
         (
@@ -308,199 +296,3 @@ def test_a_wrong_question_is_refused_before_the_store_is_opened(
     with pytest.raises(ReportError, match=message):
         analytics.run_report(path, name, **parameters)
     assert not path.exists()
-
-
-# --- the connection ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELECT * FROM read_text('/etc/passwd')",
-        "SELECT * FROM '/etc/passwd'",
-        "SELECT * FROM glob('/etc/*')",
-        "ATTACH '{folder}/other.db'",
-        "COPY coupons TO '{folder}/out.csv'",
-        "COPY coupons FROM '/etc/passwd'",
-        "EXPORT DATABASE '{folder}/out'",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "SET memory_limit = '64GB'",
-        "RESET memory_limit",
-        "SET temp_directory = '{folder}'",
-        "SET enable_external_access = true",
-        "SET lock_configuration = false",
-        "PRAGMA enable_profiling",
-        "SELECT * FROM sniffed_from_python",
-    ],
-)
-def test_a_connection_reaches_nothing_but_its_tables(
-    open_for_all: analytics.AnalyticsConnection, tmp_path: Path, sql: str
-) -> None:
-    sniffed_from_python = pa.table({"secret": [1]})
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(duckdb.Error):
-        open_for_all.execute(sql.format(folder=tmp_path))
-    assert sorted(tmp_path.rglob("*")) == before
-    assert sniffed_from_python.num_rows == 1
-    assert open_for_all.execute("SELECT count(*) FROM coupons").fetchall() == [(4,)]
-
-
-def test_what_is_changed_in_the_copy_does_not_reach_the_store(shop: str) -> None:
-    with analytics.connect(shop) as connection:
-        connection.execute("DELETE FROM redemptions")
-        assert connection.execute("SELECT count(*) FROM redemptions").fetchall() == [(0,)]
-    with analytics.connect(shop) as connection:
-        assert connection.execute("SELECT count(*) FROM redemptions").fetchall() == [(7,)]
-
-
-def test_tables_are_loaded_when_a_query_names_them_and_once(shop: str) -> None:
-    with EventStore.open(shop) as store, analytics.connect(shop) as connection:
-        assert (connection.loaded, connection.position) == ((), 0)
-        analytics.run_report(connection, "usage-per-coupon")
-        assert (connection.loaded, connection.position) == (("coupons", "redemptions"), 15)
-        store.receive(
-            orjson.dumps({"metadata": {"id": "later", "entityId": "new", "eventTime": "2026-09-09T00:00:00Z"}}),
-            handler="wixMarketing_onCouponDeleted",
-            site="shop",
-        )
-        assert connection.execute("SELECT count(*) FROM Coupons").fetchall() == [(4,)]
-        assert connection.execute("SELECT count(*), max(position) FROM events").fetchall() == [(16, 16)]
-        assert connection.loaded == ("coupons", "redemptions", "facts", "events")
-        assert connection.position == 15
-
-
-@pytest.mark.parametrize(
-    ("sql", "parameters", "answer"),
-    [
-        ("WITH uses AS (FROM redemptions) SELECT count(*) FROM uses", None, [(7,)]),
-        ('SELECT count(*) FROM main."coupon_usage" WHERE times_used > ?', [3], [(1,)]),
-        ("SELECT count(*) FROM facts WHERE type = $type", {"type": "coupon.applied"}, [(8,)]),
-        ("FROM query_table('coupon_usage') SELECT sum(times_used)", None, [(7,)]),
-        ("CREATE VIEW v AS FROM redemptions; SELECT count(*) FROM v", None, [(7,)]),
-        ("SELECT count(*) FROM (PIVOT redemptions ON app_id USING count(*) GROUP BY coupon_id)", None, [(2,)]),
-        ("PREPARE q AS SELECT count(*) FROM loyalty_coupons; EXECUTE q", None, [(0,)]),
-        ("SELECT events FROM (SELECT 'facts' AS events) -- redemptions", None, [("facts",)]),
-    ],
-)
-def test_a_table_is_found_however_a_query_names_it(
-    connection: analytics.AnalyticsConnection, sql: str, parameters: Any, answer: list[Any]
-) -> None:
-    assert connection.execute(sql, parameters).fetchall() == answer
-    assert len(connection.loaded) <= 2
-
-
-def test_columns_have_their_types_and_say_what_they_are(connection: analytics.AnalyticsConnection) -> None:
-    connection.load(*connection.tables)
-    told = connection.execute(
-        "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
-    ).fetchall()
-    found = {(table, column): (type_, comment) for table, column, type_, comment in told}
-    session = ModelSession(projections())
-    for model in projections():
-        made = dict(
-            session.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {model.name})").fetchall()
-        )
-        for column in model.shown:
-            assert found.pop((model.name, column.name)) == (made[column.name], column.doc)
-    made_facts = dict(session.connection.execute("SELECT column_name, column_type FROM (DESCRIBE facts)").fetchall())
-    session.close()
-    for each in FACT_COLUMNS:
-        assert found[("facts", each.name)][0] == made_facts[each.name]
-        assert found.pop(("facts", each.name))[1] == each.doc
-        assert found.pop(("events", each.name))[1] == each.doc
-    for each in ACTOR_COLUMNS:
-        of_events = found.pop(("events", each.name))
-        assert found.pop(("facts", each.name)) == of_events == (duck_type("facts", each), each.doc)
-    for each in DELIVERY_COLUMNS:
-        assert found.pop(("deliveries", each.name)) == (duck_type("deliveries", each), each.doc)
-    assert not found  # nothing that only serves the merge
-    tables = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal").fetchall())
-    assert all(tables[model.name] == model.about for model in projections())
-
-
-def test_results_come_as_arrow_too(connection: analytics.AnalyticsConnection) -> None:
-    relation = connection.sql("SELECT code, discount_value FROM coupons WHERE coupon_id = $id", {"id": "five"})
-    table = relation.to_arrow_table()
-    assert table.to_pylist() == [{"code": "FIVE", "discount_value": Decimal("5.25")}]
-    assert connection.load("redemptions").sql("SELECT count(*) FROM redemptions").fetchall() == [(7,)]
-    with pytest.raises(InputError, match="one query is wanted here, not 2"):
-        connection.sql("SELECT 1; SELECT 2")
-
-
-def test_values_come_in_python_s_own_types(connection: analytics.AnalyticsConnection) -> None:
-    sql = "SELECT later_event_ids, redeemed_at, reports FROM redemptions WHERE coupon_id = 'ten' ORDER BY redeemed_at"
-    assert connection.execute(sql).fetchall() == [
-        (["event-10"], at(2, 10), 2),
-        (None, at(3), 1),
-        (None, at(6), 1),
-    ]
-    sql = "SELECT by_app FROM coupon_usage WHERE coupon_id = 'five'"
-    assert connection.execute(sql).fetchall() == [({STORES: 4},)]
-    sql = "SELECT discount_value, active FROM coupons WHERE coupon_id = 'five'"
-    assert connection.execute(sql).fetchall() == [(Decimal("5.25"), True)]
-    sql = "SELECT position, type, site_id, coupon_id, order_id, code, recognised FROM facts WHERE position IN (4, 6)"
-    assert connection.execute(f"{sql} ORDER BY position").fetchall() == [
-        (4, "coupon.applied", "shop", "ten", "order-1", "TEN", True),
-        (6, "coupon.deleted", "other", "gone", None, None, True),
-    ]
-
-
-def test_the_projections_are_caught_up_first_unless_told_otherwise(shop: str) -> None:
-    with analytics.connect(shop, catch_up=False) as connection:
-        assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(0,)]
-        assert connection.position == 0
-    with analytics.connect(shop) as connection:
-        assert connection.execute("SELECT count(*) FROM coupons").fetchall() == [(4,)]
-
-
-def test_there_must_be_a_store(tmp_path: Path) -> None:
-    path = tmp_path / "store.db"
-    with pytest.raises(StoreNotReady, match="eventstore init"):
-        analytics.connect(path)
-    assert not path.exists()
-    path.write_text("this is no database, and long enough to be seen as none")
-    with pytest.raises(StoreNotReady):
-        analytics.connect(f"sqlite:///{path}")
-
-
-def test_a_projection_of_another_version_is_read_as_it_stands_and_says_so(shop: str) -> None:
-    with analytics.connect(shop, catch_up=False) as connection:
-        codes = connection.execute("SELECT coupon_id, code, limit_per_customer FROM coupons ORDER BY ALL").fetchall()
-        assert connection.behind == ()
-    change(
-        shop,
-        "UPDATE projection_checkpoints SET version = 99 WHERE name = 'coupons'",
-        "ALTER TABLE coupons DROP COLUMN limit_per_customer",
-    )
-    with analytics.connect(shop) as connection:
-        older = connection.execute("SELECT coupon_id, code, limit_per_customer FROM coupons ORDER BY ALL").fetchall()
-        assert older == sorted((coupon_id, code, None) for coupon_id, code, _ in codes)
-        assert connection.behind == ("coupons",)
-        about = "SELECT comment FROM duckdb_tables() WHERE table_name = 'coupons'"
-        assert "eventstore upgrade" in connection.execute(about).fetchall()[0][0]
-
-
-def test_a_projection_that_was_never_built_is_not_read_as_if_it_were_empty(shop: str) -> None:
-    change(shop, "UPDATE projection_checkpoints SET version = 0 WHERE name = 'coupons'")
-    with analytics.connect(shop, catch_up=False) as connection:
-        connection.load()
-        assert "coupons" not in connection.loaded
-        with pytest.raises(ProjectionError, match=r"has not been built .*eventstore upgrade"):
-            connection.execute("SELECT count(*) FROM coupons")
-
-
-def test_a_query_past_the_memory_limit_is_refused_with_the_way_out(shop: str) -> None:
-    with (
-        analytics.connect(shop, memory_limit="32MB") as connection,
-        pytest.raises(InputError, match="memory_limit='32MB'; connect with a larger one"),
-    ):
-        connection.execute("CREATE TABLE large AS SELECT uuid()::VARCHAR FROM range(10000000)")
-
-
-def test_wrong_arguments_are_named(shop: str) -> None:
-    with pytest.raises(InputError, match="memory_limit='plenty'"):
-        analytics.connect(shop, memory_limit="plenty")
-    with analytics.connect(shop) as connection, pytest.raises(NotFound, match="no table 'cupons'; there are coupons"):
-        connection.load("cupons")

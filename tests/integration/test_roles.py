@@ -256,7 +256,7 @@ APPLIED_PATH = "/v1/velo/wixMarketing_onCouponApplied"
 def test_a_reader_runs_reports_and_cannot_write(logins: Logins) -> None:
     with EventStore.open(logins.admin) as store:
         size = store.head()
-    with analytics.connect(logins.reader, catch_up=False) as db:
+    with analytics.connect(logins.reader) as db:
         assert db.sql("SELECT count(*) FROM events").fetchall() == [(size,)]
         for report in analytics.reports():
             assert analytics.run_report(db, report.name).columns
@@ -305,7 +305,7 @@ def test_what_a_member_of_the_owner_makes_belongs_to_the_owner_and_the_others_ca
         size = store.head()
         store.append(event(1))
         assert store.project() == size + 1
-    with analytics.connect(logins.reader, catch_up=False) as db:
+    with analytics.connect(logins.reader) as db:
         assert db.sql("SELECT count(*) FROM redemptions").fetchall()[0][0] >= 1
 
 

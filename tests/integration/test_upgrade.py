@@ -156,11 +156,11 @@ def test_an_upgrade_can_be_broken_off_and_repeated(old: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
-def test_sql_over_an_older_table_reads_what_it_lacks_as_null(old: str) -> None:
+def test_sql_is_not_concerned_by_an_older_table(old: str) -> None:
+    """What an older table lacks is in the lake, which is made of the log."""
     with analytics.connect(old) as connection:
         found = connection.execute("SELECT count(*), count(name), count(limit_per_customer) FROM coupons").fetchall()
-        assert found[0][0] >= found[0][1] > 0 == found[0][2]
-        assert connection.behind == ("coupons",)
+        assert found[0][0] >= found[0][1] > 0 < found[0][2]
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
