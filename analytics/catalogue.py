@@ -4,31 +4,43 @@ The file begins with a header in comments:
 
     -- report: usage-per-coupon
     -- title: Usage per coupon
+    -- group: usage
     -- question: What it answers, in a sentence for people.
     -- parameter: site   text       null  Only this site; null: every site.
     -- column: code      text             What the customer types.
     -- table: code, times_used
 
-A parameter has a name, a type (text, date, timestamp, bigint or boolean), a default and a sentence; the query reads it as
-`$name` and it is bound, never pasted. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
+A parameter has a name, a type, a default and a sentence; the query reads it as `$name` and it is bound, never pasted. Its type
+is one of EXPECTED, or the words that a text may be, as in `day|week|month`: they are taken in any case, and the query is given
+them as the header spells them. So with a `zone`: it is given as IANA spells it, and `$tz` says where days begin. A `count` is a
+bigint that is not negative. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
 `table` names the columns that a table for people shows, where all would be too wide to read; programs get every column.
+`group` is one of GROUPS, under which the report is listed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
+from zoneinfo import ZoneInfo, available_timezones
 
 from eventstore.errors import ReportError
 
 ParameterValue = str | int | date | datetime | None
 """What a query is given for a parameter: times are aware and UTC, and None is SQL's NULL (no restriction)."""
 
+GROUPS = {
+    "usage": "How coupons are used",
+    "coupons": "What coupons there are",
+    "checks": "What does not add up",
+    "log": "What arrived, and who did what",
+}
+"""What reports are listed under: the word in their headers, and for people."""
 UNITS = (
     "text",
     "boolean",
@@ -41,45 +53,60 @@ UNITS = (
     "amount",
     "percent",
     "seconds",
+    "days",
+    "average",
 )
-"""What a column may hold. `time` is UTC and `date` one of its days; `amount` is in the site's currency; `percent` counts to
-100; `seconds` is a span of time, to the microsecond; the rest are counts."""
+"""What a column may hold. `time` is UTC and `date` one of its days, or of the zone that the report was asked for; `amount` is
+in the site's currency; `percent` counts to 100; `seconds` is a span of time, to the microsecond,
+and `days` one in days; an `average` of counts need not be whole; the rest are counts."""
 EXPECTED = {
     "text": "a text",
     "date": "a date, as in 2026-09-01",
     "timestamp": "a date (its midnight UTC) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
     "bigint": "a whole number",
+    "count": "a whole number from 0 on",
     "boolean": "true or false",
+    "zone": "an IANA time zone, as in Europe/Berlin or UTC",
 }
-"""The types of parameters, in words for people."""
+"""The types of parameters, in words for people; a text may also be limited to choices."""
 
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
 _BIGINT = range(-(2**63), 2**63)
-_HEADER = re.compile(r"^-- (report|title|question|parameter|column|table): +(.*)$")
+_CHOICES = re.compile(r"\w+(\|\w+)+")
+_UTC = "UTC"
+_HEADER = re.compile(r"^-- (report|title|group|question|parameter|column|table): +(.*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a report. `type` is one of text, date, timestamp, bigint, boolean."""
+    """A parameter of a report. `type` is one of EXPECTED; `choices`, of a text, are the words that it may be, if not any."""
 
     name: str
     type: str
     default: ParameterValue
     doc: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def expected(self) -> str:
+        """What it takes, in words for people."""
+        return f"one of {_listed(self.choices)}" if self.choices else EXPECTED[self.type]
 
     def read(self, value: object) -> ParameterValue:
-        """The value as the query takes it: typed already, or as text from a command line or a URL; None is no value.
+        """The value as the query takes it: typed already, or as text from a command line or a URL; None is no value, and of a
+        zone or of choices the default.
 
         Raises ValueError saying what was expected.
         """
         if value is None:
-            return None
+            return self.default if self.choices or self.type == "zone" else None
         try:
-            return _READERS[self.type](value)
+            return _chosen(value, self.choices) if self.choices else _READERS[self.type](value)
         except (ValueError, OverflowError) as error:
-            raise ValueError(f"the parameter {self.name} takes {EXPECTED[self.type]}, not {value!r}") from error
+            hint = _hint(self, value)
+            raise ValueError(f"the parameter {self.name} takes {self.expected}, not {value!r}{hint}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +122,7 @@ class ReportColumn:
 class Report:
     """One question: what it is called, what it asks for and tells, and the query (DuckDB's dialect) that answers it.
 
-    `table`: the columns that people are shown.
+    `table`: the columns that people are shown. `group`: one of GROUPS, or "" for one that is listed under none.
     """
 
     name: str
@@ -105,6 +132,7 @@ class Report:
     columns: tuple[ReportColumn, ...]
     table: tuple[str, ...]
     sql: str
+    group: str = ""
 
     def values(self, given: Mapping[str, object]) -> dict[str, ParameterValue]:
         """A value for every parameter: the given ones typed, else the defaults.
@@ -170,15 +198,23 @@ def parse(text: str, file_name: str) -> Report:
         raise ReportError(
             f"{file_name}: the table shows {_listed(sorted(set(shown) - set(names)))}, which is no column"
         )
-    return Report(name, header["title"][0], header["question"][0], parameters, columns, shown, text)
+    group = header.get("group", [""])[0]
+    if group and group not in GROUPS:
+        raise ReportError(f"{file_name}: the group {group} is none of {_listed(GROUPS)}")
+    return Report(name, header["title"][0], header["question"][0], parameters, columns, shown, text, group)
 
 
 def _parameter(line: str) -> Parameter:
     name, type_, default, doc = _parts(line, 4, "a parameter's name, type, default and what it means")
+    choices: tuple[str, ...] = ()
+    if _CHOICES.fullmatch(type_):
+        type_, choices = "text", tuple(type_.split("|"))
     if type_ not in EXPECTED:
-        raise ValueError(f"the parameter {name} has the type {type_}; known are {', '.join(EXPECTED)}")
-    undecided = Parameter(name, type_, None, doc)
-    return Parameter(name, type_, undecided.read(None if default == "null" else default), doc)
+        raise ValueError(
+            f"the parameter {name} has the type {type_}; known are {', '.join(EXPECTED)}, and choices such as day|week"
+        )
+    undecided = Parameter(name, type_, None, doc, choices)
+    return replace(undecided, default=undecided.read(None if default == "null" else default))
 
 
 def _column(line: str) -> ReportColumn:
@@ -210,6 +246,45 @@ def _text(value: object) -> str:
     raise ValueError(value)
 
 
+def _chosen(value: object, choices: tuple[str, ...]) -> str:
+    spelled = {each.lower(): each for each in choices}
+    if isinstance(value, str) and value.lower() in spelled:
+        return spelled[value.lower()]
+    raise ValueError(value)
+
+
+def _zone(value: object) -> str:
+    if isinstance(value, ZoneInfo) and value.key is not None:
+        value = value.key
+    if isinstance(value, str):
+        # Known without any database of zones, for a machine may have none and this is the reports' default.
+        if value.upper() == _UTC:
+            return _UTC
+        if value.lower() in _zones():
+            return _zones()[value.lower()]
+    raise ValueError(value)
+
+
+@lru_cache(maxsize=1)
+def _zones() -> dict[str, str]:
+    """The names of time zones that this machine knows, by themselves in lower case."""
+    # What it is set to itself is no name that another machine, or DuckDB, would understand.
+    return {name.lower(): name for name in available_timezones() if name != "localtime"}
+
+
+def _hint(parameter: Parameter, value: object) -> str:
+    if not isinstance(value, str):
+        return ""
+    if parameter.choices:
+        return _nearest(value.lower(), list(parameter.choices))
+    if parameter.type == "zone":
+        if not _zones():
+            return "; this machine has no database of time zones: `pip install tzdata` brings one"
+        close = get_close_matches(value.lower(), _zones(), n=1, cutoff=0.5)
+        return f" (did you mean {_zones()[close[0]]}?)" if close else ""
+    return ""
+
+
 def _date(value: object) -> date:
     if isinstance(value, date) and not isinstance(value, datetime):
         return value
@@ -238,6 +313,13 @@ def _bigint(value: object) -> int:
     raise ValueError(value)
 
 
+def _count(value: object) -> int:
+    number = _bigint(value)
+    if number < 0:
+        raise ValueError(value)
+    return number
+
+
 def _boolean(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -251,5 +333,7 @@ _READERS: dict[str, Callable[[object], ParameterValue]] = {
     "date": _date,
     "timestamp": _timestamp,
     "bigint": _bigint,
+    "count": _count,
     "boolean": _boolean,
+    "zone": _zone,
 }

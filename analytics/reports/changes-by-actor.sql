@@ -1,5 +1,6 @@
 -- report: changes-by-actor
 -- title: Changes by actor
+-- group: log
 -- question: Who created, changed, deleted and used coupons, how often and when?
 -- parameter: site   text       null  Only this site; null: every site.
 -- parameter: since  timestamp  null  Only events that happened at or after this time; null: from the beginning.

@@ -1,5 +1,6 @@
 -- report: delivery-log
 -- title: Delivery log
+-- group: log
 -- question: What arrived each day by each route, what became of it, and how late was it?
 -- parameter: site   text       null  Only this site; null: every site, and what was refused without a proof of its site.
 -- parameter: since  timestamp  null  Only UTC days that begin at or after this time; null: from the beginning.

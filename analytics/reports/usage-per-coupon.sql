@@ -1,5 +1,6 @@
 -- report: usage-per-coupon
 -- title: Usage per coupon
+-- group: usage
 -- question: How often was each coupon used, and does that agree with what Wix counted?
 -- parameter: site   text       null  Only this site; null: every site.
 -- parameter: since  timestamp  null  Only uses at or after this time; null: from the beginning.

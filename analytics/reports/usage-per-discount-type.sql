@@ -1,5 +1,6 @@
 -- report: usage-per-discount-type
 -- title: Usage per discount type
+-- group: usage
 -- question: Which kinds of discount do customers use, and how much?
 -- parameter: site   text       null  Only this site; null: every site.
 -- parameter: since  timestamp  null  Only uses at or after this time; null: from the beginning.
@@ -9,7 +10,7 @@
 -- column: coupons_used          coupons  Those used at least once.
 -- column: times_used            uses     Orders that used one: an order counts once, however often it was reported.
 -- column: share_of_uses         percent  Of all uses, those of this type; null when there are no uses at all.
--- column: uses_per_used_coupon  uses     times_used by coupons_used, on average; null when none was used.
+-- column: uses_per_used_coupon  average  times_used by coupons_used, on average; null when none was used.
 -- column: first_used_at         time     The earliest of these uses.
 -- column: last_used_at          time     The latest of these uses.
 -- column: uses_after_deletion   uses     Those after a coupon's last deletion and before its restoration.

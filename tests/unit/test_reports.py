@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from importlib.resources import files
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -28,6 +33,13 @@ FILE = """\
 SELECT 1 AS width WHERE $least < 4 OR $site IS NULL
 """
 
+WITHOUT_SPAN = {
+    "code-reuse",  # whether coupons met shows only over their whole lives
+    "unused-and-expiring",  # it looks from a moment ahead
+    "reconciliation",  # Wix counts from a coupon's first day on: against a span of time its counter says nothing
+}
+"""The reports that a span of time makes no sense for."""
+
 
 # --- the files --------------------------------------------------------------------------------------------------------
 
@@ -42,7 +54,8 @@ def test_every_file_in_the_folder_is_a_report_and_they_are_listed_by_name() -> N
 def test_every_report_says_all_that_its_readers_need(report: analytics.Report) -> None:
     assert report.title
     assert report.question.endswith("?")
-    assert {"site", "since", "until"} <= {each.name for each in report.parameters}
+    wanted = {"site"} if report.name in WITHOUT_SPAN else {"site", "since", "until"}
+    assert wanted <= {each.name for each in report.parameters}
     for each in report.parameters:
         assert each.type in EXPECTED
         assert each.doc.endswith(".")
@@ -63,6 +76,13 @@ def test_a_file_is_read_into_a_report() -> None:
     assert report.sql == FILE
 
 
+def test_a_text_may_be_limited_to_choices_of_which_one_may_be_the_default() -> None:
+    report = parse(FILE.replace("site   text    null", "site   here|over_there  HERE"), "wide.sql")
+    assert report.parameters[0] == Parameter("site", "text", "here", "Only this site.", ("here", "over_there"))
+    assert report.values({"site": "Over_There"}) == {"site": "over_there", "least": 3}
+    assert report.values({"site": None}) == {"site": "here", "least": 3}
+
+
 @pytest.mark.parametrize("part", ["report", "title", "question", "parameter", "column"])
 def test_a_file_that_lacks_a_part_of_its_header_is_refused_by_name(part: str) -> None:
     text = "\n".join(line for line in FILE.splitlines() if not line.startswith(f"-- {part}:"))
@@ -75,6 +95,9 @@ def test_a_file_that_lacks_a_part_of_its_header_is_refused_by_name(part: str) ->
     [
         ("site   text    null  Only this site.", "site", "name, type, default"),
         ("site   text    null  Only this site.", "site varchar null Only this site.", "site has the type varchar"),
+        ("site   text    null  Only this site.", "site a|b c Only this site.", "site takes one of a, b, not 'c'"),
+        ("site   text    null  Only this site.", "site a|b| a Only this site.", r"site has the type a\|b\|"),
+        ("site   text    null  Only this site.", "site zone Berlin Only this site.", "site takes an IANA time zone"),
         ("least  bigint  3     The least width.", "least bigint three The least width.", "least takes a whole number"),
         ("width     uses    How wide it is.", "width uses", "name, unit"),
         ("width     uses    How wide it is.", "width metres How wide it is.", "width has the unit metres"),
@@ -108,6 +131,13 @@ NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
         ("bigint", "-12", -12),
         ("bigint", 12, 12),
         ("bigint", str(2**63 - 1), 2**63 - 1),
+        ("count", "0", 0),
+        ("count", 2**63 - 1, 2**63 - 1),
+        ("zone", "UTC", "UTC"),
+        ("zone", "utc", "UTC"),
+        ("zone", "Europe/Berlin", "Europe/Berlin"),
+        ("zone", "america/argentina/buenos_aires", "America/Argentina/Buenos_Aires"),
+        ("zone", ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
         ("boolean", "Yes", True),
         ("boolean", "false", False),
         ("boolean", True, True),
@@ -138,6 +168,15 @@ def test_a_value_is_read_as_its_type(type_: str, given: object, read: object) ->
         ("bigint", True),
         ("bigint", 2**63),
         ("bigint", "9999999999999999999"),
+        ("count", "-1"),
+        ("count", -1),
+        ("count", "two"),
+        ("zone", ""),
+        ("zone", "+02:00"),
+        ("zone", "/etc/passwd"),
+        ("zone", "\x00"),
+        ("zone", UTC),
+        ("zone", 2),
         ("boolean", "maybe"),
         ("boolean", 1),
         ("date", "1.9.2026"),
@@ -156,6 +195,50 @@ def test_a_value_of_another_type_is_refused_naming_what_was_given_and_expected(t
     with pytest.raises(ReportError) as refusal:
         report.values({"least": given})
     assert str(refusal.value) == f"the report wide: the parameter least takes {EXPECTED[type_]}, not {given!r}"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("Europe/Berln", " (did you mean Europe/Berlin?)"),
+        ("europe/pariss", " (did you mean Europe/Paris?)"),
+        ("../Europe/Berlin", " (did you mean Europe/Berlin?)"),
+        ("posix/Europe/Berlin", " (did you mean Europe/Berlin?)"),
+        ("5", ""),
+    ],
+)
+def test_a_zone_that_there_is_not_is_refused_with_the_nearest(given: str, hint: str) -> None:
+    report = parse(FILE.replace("site   text    null", "site   zone    UTC"), "wide.sql")
+    with pytest.raises(ReportError) as refusal:
+        report.values({"site": given})
+    wanted = f"the report wide: the parameter site takes {EXPECTED['zone']}, not {given!r}{hint}"
+    assert str(refusal.value) == wanted
+
+
+def test_a_machine_without_a_database_of_zones_knows_utc_and_says_what_is_missing() -> None:
+    program = """
+import analytics
+report = analytics.report("usage-over-time")
+print(report.values({})["tz"])
+report.values({"tz": "Europe/Berlin"})
+"""
+    nowhere = os.environ | {"PYTHONTZPATH": os.sep + "nowhere"}
+    done = subprocess.run([sys.executable, "-c", program], env=nowhere, capture_output=True, text=True, check=False)
+    if importlib.util.find_spec("tzdata") is None:
+        assert done.stdout == "UTC\n"
+        assert "no database of time zones: `pip install tzdata` brings one" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_word_that_is_no_choice_is_refused_with_those_there_are() -> None:
+    report = parse(FILE.replace("site   text    null", "site   day|week|month  day"), "wide.sql")
+    with pytest.raises(ReportError) as refusal:
+        report.values({"site": "weeks"})
+    wanted = "the parameter site takes one of day, week, month, not 'weeks' (did you mean week?)"
+    assert str(refusal.value) == f"the report wide: {wanted}"
+    with pytest.raises(ReportError, match="takes one of day, week, month, not 7"):
+        report.values({"site": 7})
 
 
 def test_what_is_not_given_has_its_default() -> None:

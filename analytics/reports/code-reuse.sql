@@ -1,0 +1,103 @@
+-- report: code-reuse
+-- title: Code reuse
+-- group: checks
+-- question: Which codes have several coupons of one site had, when did each have it, and was that at the same time?
+-- parameter: site  text       null  Only this site; null: every site.
+-- parameter: code  text       null  Only this code, in any case; null: every code.
+-- parameter: at    timestamp  null  The moment that coupons have expired by; null: now.
+-- column: site_id     text     The site (Wix app instance) that the coupons belong to.
+-- column: code        text     The code as this coupon last spelled it; codes are the same whatever their case.
+-- column: coupons     coupons  How many coupons of the site have had this code.
+-- column: coupon_id   text     Wix's id of this one of them.
+-- column: name        text     Its name in the dashboard now.
+-- column: had_from    time     The first event that shows it with this code.
+-- column: had_until   time     Its deletion or its end; of a former code, the last event that shows it; null: to this day.
+-- column: overlaps    boolean  Whether another of these coupons had the code during that time.
+-- column: times_used  uses     Uses of this coupon under this code: an order counts once.
+-- column: has_it_now  boolean  Whether this is its code now, or was when it was deleted.
+-- column: deleted     boolean  Whether the coupon is deleted now.
+-- table: code, coupon_id, name, had_from, had_until, overlaps, times_used, has_it_now, deleted
+
+WITH shown AS (
+    SELECT
+        site_id,
+        lower(code)                                     AS same_code,
+        coupon_id,
+        arg_max(code, event_time)                       AS code,
+        min(event_time)                                 AS first_at,
+        max(event_time)                                 AS last_at
+    FROM facts
+    WHERE
+        -- The loyalty side tells of a coupon too, but not what it is now.
+        type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
+        AND has_coupon
+        AND code IS NOT NULL
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($code AS VARCHAR) IS NULL OR lower(code) = lower($code))
+    GROUP BY site_id, lower(code), coupon_id
+),
+counted AS (
+    SELECT *, count(*) OVER (PARTITION BY site_id, same_code) AS coupons
+    FROM shown
+),
+several AS (
+    SELECT
+        counted.site_id,
+        counted.same_code,
+        counted.code,
+        counted.coupons,
+        counted.coupon_id,
+        coupons.name,
+        counted.first_at                                AS had_from,
+        CASE
+            WHEN coupons.code IS NULL OR lower(coupons.code) <> counted.same_code THEN counted.last_at
+            -- A deletion is known to be later than the first event only where the clocks of all agree.
+            WHEN coupons.deleted THEN
+                greatest(least(coupons.deleted_at, coupons.expiration_time), counted.first_at)
+            WHEN coupons.expiration_time <= coalesce(CAST($at AS TIMESTAMPTZ), now()) THEN
+                greatest(coupons.expiration_time, counted.first_at)
+        END                                             AS had_until,
+        coalesce(lower(coupons.code) = counted.same_code, false)
+                                                        AS has_it_now,
+        coupons.code                                    AS code_now,
+        coupons.deleted
+    FROM counted
+    JOIN coupons
+        ON coupons.site_id = counted.site_id AND coupons.coupon_id = counted.coupon_id
+    WHERE counted.coupons > 1
+),
+uses AS (
+    SELECT several.site_id, several.same_code, several.coupon_id, count(*) AS times_used
+    FROM several
+    JOIN redemptions
+        ON redemptions.site_id = several.site_id AND redemptions.coupon_id = several.coupon_id
+        -- A use that does not show its code counts for the one that the coupon has now.
+        AND lower(coalesce(redemptions.code, several.code_now)) = several.same_code
+    GROUP BY several.site_id, several.same_code, several.coupon_id
+)
+SELECT
+    several.site_id                                     AS site_id,
+    several.code                                        AS code,
+    several.coupons                                     AS coupons,
+    several.coupon_id                                   AS coupon_id,
+    several.name                                        AS name,
+    several.had_from                                    AS had_from,
+    several.had_until                                   AS had_until,
+    EXISTS (
+        SELECT 1
+        FROM several AS other
+        WHERE
+            other.site_id = several.site_id
+            AND other.same_code = several.same_code
+            AND other.coupon_id <> several.coupon_id
+            AND (several.had_until IS NULL OR other.had_from < several.had_until)
+            AND (other.had_until IS NULL OR several.had_from < other.had_until)
+    )                                                   AS overlaps,
+    coalesce(uses.times_used, 0)                        AS times_used,
+    several.has_it_now                                  AS has_it_now,
+    several.deleted                                     AS deleted
+FROM several
+LEFT JOIN uses
+    ON uses.site_id = several.site_id AND uses.same_code = several.same_code
+    AND uses.coupon_id = several.coupon_id
+ORDER BY several.same_code, several.site_id, had_from, several.coupon_id

@@ -1,0 +1,167 @@
+-- report: limit-breaches
+-- title: Limit breaches
+-- group: checks
+-- question: Which coupons were used more often than their usage limit allowed, from which use on, and how often?
+-- parameter: site   text       null  Only this site; null: every site.
+-- parameter: since  timestamp  null  Only uses above the limit at or after this time; null: from the beginning.
+-- parameter: until  timestamp  null  Only uses above the limit before this time; null: to the end.
+-- column: site_id           text     The site (Wix app instance) that the coupon belongs to.
+-- column: coupon_id         text     Wix's id of the coupon.
+-- column: code              text     What the customer types, now.
+-- column: name              text     The coupon's name in the dashboard now.
+-- column: uses_above        uses     Uses that were above the limit which the coupon had at that time.
+-- column: first_above_at    time     When the first of them happened.
+-- column: first_above_use   uses     Which use of the coupon that was, counted from 1 in order of time.
+-- column: limit_then        uses     The limit that it was above.
+-- column: first_above_order text     Its order; for a use reported without one, event: and the event's id.
+-- column: last_above_at     time     When the last of them happened.
+-- column: times_used        uses     All uses of the coupon, whenever they happened: an order counts once.
+-- column: usage_limit       uses     The limit now: it may have been raised since; null: no limit now.
+-- column: reported_usages   uses     Wix's own counter in the latest snapshot.
+-- column: deleted           boolean  Whether the coupon is deleted now.
+-- table: code, name, limit_then, times_used, uses_above, first_above_at, first_above_order, last_above_at, usage_limit
+
+-- The limit of a use is what its own event says, else the latest that any event said before: by sequence among those that carry
+-- one, by time otherwise, then by event id. The history of a coupon (eventstore/projections/history.py) finds the same; a test
+-- compares the two.
+WITH limits AS (
+    SELECT site_id, coupon_id, min(usage_limit) AS least
+    FROM facts
+    WHERE
+        usage_limit IS NOT NULL
+        AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+    GROUP BY site_id, coupon_id
+),
+-- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
+numbered AS (
+    SELECT
+        uses.site_id, uses.coupon_id, uses.order_id, uses.event_id, uses.redeemed_at, uses.least,
+        row_number() OVER (PARTITION BY uses.site_id, uses.coupon_id ORDER BY uses.redeemed_at, uses.event_id)
+                                                        AS number
+    FROM (
+        SELECT
+            redemptions.site_id, redemptions.coupon_id, redemptions.order_id, redemptions.event_id,
+            redemptions.redeemed_at, limits.least
+        FROM limits
+        JOIN coupon_usage
+            ON coupon_usage.site_id = limits.site_id AND coupon_usage.coupon_id = limits.coupon_id
+            AND coupon_usage.times_used > limits.least
+        JOIN redemptions
+            ON redemptions.site_id = limits.site_id AND redemptions.coupon_id = limits.coupon_id
+    ) AS uses
+),
+perhaps_above AS (
+    SELECT
+        facts.position, facts.site_id, facts.coupon_id, facts.has_coupon, facts.usage_limit,
+        numbered.order_id, numbered.redeemed_at, numbered.number
+    FROM numbered
+    JOIN facts
+        ON facts.event_id = numbered.event_id AND facts.site_id = numbered.site_id
+    WHERE numbered.number > numbered.least
+),
+bare AS (
+    SELECT site_id, coupon_id, position
+    FROM perhaps_above
+    WHERE NOT has_coupon
+),
+lines AS (
+    SELECT
+        position, site_id, coupon_id, sequence, has_coupon, usage_limit,
+        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY sequence NULLS FIRST, event_time, event_id)
+                                                        AS by_sequence,
+        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time, event_id)
+                                                        AS by_time
+    FROM facts
+    WHERE
+        (
+            type = 'coupon.applied'
+            OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
+        )
+        AND EXISTS (SELECT 1 FROM bare WHERE bare.site_id = facts.site_id AND bare.coupon_id = facts.coupon_id)
+),
+-- The places of the latest snapshot that carries a sequence and of the latest that does not.
+before AS (
+    SELECT
+        *,
+        CASE
+            WHEN sequence IS NULL THEN
+                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
+                    PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                )
+            ELSE
+                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
+                    PARTITION BY site_id, coupon_id
+                    ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                )
+        END                                             AS sequenced,
+        max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
+            PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        )                                               AS unsequenced
+    FROM lines
+),
+-- For each of these uses the position of the snapshot that was the latest then.
+known AS (
+    SELECT
+        before.position                                 AS position,
+        CASE
+            WHEN other.by_time IS NULL OR ranked.by_time > other.by_time THEN ranked.position
+            ELSE other.position
+        END                                             AS told_at
+    FROM before
+    LEFT JOIN lines AS ranked
+        ON ranked.site_id = before.site_id AND ranked.coupon_id = before.coupon_id
+        AND ranked.by_sequence = before.sequenced
+    LEFT JOIN lines AS other
+        ON other.site_id = before.site_id AND other.coupon_id = before.coupon_id
+        AND other.by_time = before.unsequenced
+    WHERE NOT before.has_coupon
+),
+limited AS (
+    SELECT
+        perhaps_above.site_id, perhaps_above.coupon_id, perhaps_above.order_id, perhaps_above.redeemed_at,
+        perhaps_above.number,
+        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE lines.usage_limit END
+                                                        AS limit_then
+    FROM perhaps_above
+    LEFT JOIN known ON known.position = perhaps_above.position
+    LEFT JOIN lines ON lines.position = known.told_at
+),
+breaches AS (
+    SELECT
+        site_id,
+        coupon_id,
+        count(*)                                        AS uses_above,
+        min(redeemed_at)                                AS first_above_at,
+        min(number)                                     AS first_above_use,
+        arg_min(limit_then, number)                     AS limit_then,
+        arg_min(order_id, number)                       AS first_above_order,
+        max(redeemed_at)                                AS last_above_at
+    FROM limited
+    WHERE
+        number > limit_then
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
+    GROUP BY site_id, coupon_id
+)
+SELECT
+    breaches.site_id                                    AS site_id,
+    breaches.coupon_id                                  AS coupon_id,
+    coupons.code                                        AS code,
+    coupons.name                                        AS name,
+    uses_above,
+    first_above_at,
+    first_above_use,
+    limit_then,
+    first_above_order,
+    last_above_at,
+    coupon_usage.times_used                             AS times_used,
+    coupons.usage_limit                                 AS usage_limit,
+    coupons.reported_usages                             AS reported_usages,
+    coupons.deleted                                     AS deleted
+FROM breaches
+JOIN coupons
+    ON coupons.site_id = breaches.site_id AND coupons.coupon_id = breaches.coupon_id
+JOIN coupon_usage
+    ON coupon_usage.site_id = breaches.site_id AND coupon_usage.coupon_id = breaches.coupon_id
+ORDER BY uses_above DESC, code NULLS LAST, breaches.site_id, breaches.coupon_id
