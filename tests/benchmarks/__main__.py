@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from eventstore.errors import EventStoreError
-from tests.benchmarks import append, bulk, ingest, live, rebuild, webhook
+from tests.benchmarks import append, bulk, export, ingest, live, rebuild, reports, webhook
 from tests.benchmarks.harness import POSTGRESQL, SQLITE, Benchmark, Options, Result
 from tests.processes import FORKING
 
@@ -22,6 +22,8 @@ BENCHMARKS = {
         ingest.BENCHMARK,
         bulk.BENCHMARK,
         webhook.BENCHMARK,
+        reports.BENCHMARK,
+        export.BENCHMARK,
     )
 }
 WIDTH = 100
