@@ -8,15 +8,18 @@ import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from analytics.catalogue import ParameterValue, ReportColumn
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NOTHING = "–"
 """What people are shown for a value that is not there."""
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet take a text for a formula (OWASP, CSV injection)."""
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters and changes of direction, with which a coupon's name could rewrite a terminal's screen."""
@@ -51,13 +54,26 @@ class ReportResult:
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow([column.name for column in self.columns])
-        writer.writerows([[_csv(value) for value in row] for row in self.rows])
+        writer.writerows([[csv_text(value) for value in row] for row in self.rows])
         return out.getvalue()
+
+    def to_arrow(self) -> pa.Table:
+        """An Arrow table: counts are int64, times microseconds of UTC, amounts, percentages and seconds decimal(38, 6), also
+        where a column holds nothing; see `analytics.parquet`."""
+        from analytics.parquet import to_arrow
+
+        return to_arrow(self)
+
+    def to_parquet(self) -> bytes:
+        """The same as a Parquet file, whose columns say what they are."""
+        from analytics.parquet import to_parquet
+
+        return to_parquet(self)
 
     def cells(self) -> list[list[str]]:
         """The rows as people read them: minutes of UTC, amounts without idle zeros, milliseconds, yes and no, – for nothing."""
         units = [column.unit for column in self.columns]
-        return [[_cell(value, unit) for value, unit in zip(row, units, strict=True)] for row in self.rows]
+        return [[cell(value, unit) for value, unit in zip(row, units, strict=True)] for row in self.rows]
 
 
 def plain(amount: Decimal) -> str:
@@ -66,7 +82,8 @@ def plain(amount: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _iso(value: date) -> str:
+def iso(value: date) -> str:
+    """A day, or an aware time of UTC, as ISO 8601 has it."""
     return value.isoformat().replace("+00:00", "Z")
 
 
@@ -75,7 +92,8 @@ def _json(value: Any) -> Any:
     return orjson.Fragment(plain(value)) if isinstance(value, Decimal) else value
 
 
-def _csv(value: Any) -> str:
+def csv_text(value: Any) -> str:
+    """A value as CSV has it; see `ReportResult.to_csv`."""
     match value:
         case None:
             return ""
@@ -84,14 +102,15 @@ def _csv(value: Any) -> str:
         case Decimal():
             return plain(value)
         case date():
-            return _iso(value)
-        case str() if value.startswith(_FORMULA_STARTS):
+            return iso(value)
+        case str() if value.startswith(FORMULA_STARTS):
             return "'" + value
         case _:
             return str(value)
 
 
-def _cell(value: Any, unit: str) -> str:
+def cell(value: Any, unit: str) -> str:
+    """A value as people read it; see `ReportResult.cells`. `unit`: its column's, one of `catalogue.UNITS`, or "" for none."""
     match value:
         case None:
             return NOTHING

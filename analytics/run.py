@@ -1,4 +1,4 @@
-"""Answering a report: its parameters checked and bound, its tables loaded, its rows in Python's own values."""
+"""Answering a report: its parameters checked and bound, its rows in Python's own values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from sqlalchemy import Engine
 from analytics.catalogue import Report, report
 from analytics.connect import AnalyticsConnection, connect
 from analytics.results import ReportResult
+from eventstore.errors import InputError
+
+FETCHED_ROWS = 1_000
+"""Rows that become Python's values at a time: meanwhile no other thread can run, for some milliseconds."""
 
 
 def run_report(store: str | Path | Engine | AnalyticsConnection, name: str, /, **parameters: object) -> ReportResult:
@@ -22,15 +26,22 @@ def run_report(store: str | Path | Engine | AnalyticsConnection, name: str, /, *
     asked = report(name)
     values = asked.values(parameters)
     if isinstance(store, AnalyticsConnection):
-        return _answer(store, asked, values)
+        return answer(store, asked, values)
     with connect(store) as connection:
-        return _answer(connection, asked, values)
+        return answer(connection, asked, values)
 
 
-def _answer(connection: AnalyticsConnection, asked: Report, values: dict[str, Any]) -> ReportResult:
-    found = connection.execute(asked.sql, values).fetchall()
-    rows = tuple(tuple(_value(value) for value in row) for row in found)
-    return ReportResult(asked.name, asked.title, values, connection.position, asked.columns, rows)
+def answer(
+    connection: AnalyticsConnection, asked: Report, values: dict[str, Any], *, at_most: int | None = None
+) -> ReportResult:
+    """Answer a report with values that `Report.values` has made. Raises InputError if it has more than `at_most` rows."""
+    found = connection.execute(asked.sql, values)
+    rows: list[tuple[Any, ...]] = []
+    while page := found.fetchmany(FETCHED_ROWS):
+        rows += (tuple(_value(value) for value in row) for row in page)
+        if at_most is not None and len(rows) > at_most:
+            raise InputError(f"the answer has more than {at_most:,} rows")
+    return ReportResult(asked.name, asked.title, values, connection.position, asked.columns, tuple(rows))
 
 
 def _value(value: Any) -> Any:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,6 +82,8 @@ class Serving:
         self.url = ""
         self.store = url or str(self.path)
         self.process: Program | None = None
+        self.call: Callable[..., None] | None = None
+        """What the process calls in place of the command line's entry point."""
         self._options = options
         self._settings = settings
         self._errors = folder / "stderr.txt"
@@ -93,6 +95,7 @@ class Serving:
             cwd=self.folder,
             env=environment(**self._settings),
             errors=self._errors,
+            call=self.call,
         )
         watchdog = threading.Timer(PATIENCE, self.process.kill)
         watchdog.start()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 from sqlalchemy import Engine, column, select, table
 
@@ -119,6 +120,11 @@ class Lake:
                 except Outrun:
                     # Nobody is kept out of an object store.
                     time.sleep(random.uniform(0, REST_SECONDS * attempt))  # noqa: S311 - nothing secret
+                except duckdb.IOException as error:
+                    raise StoreUnavailable(
+                        f"the lake {self.location} cannot be read: {str(error).splitlines()[0]}; if files of it are lost, "
+                        "remove it, it is made anew"
+                    ) from error
         raise StoreUnavailable(f"others write to the lake {self.location} all the time; ask again")
 
     def _catch_up(self, engine: Engine, on_progress: Callable[[LakeProgress], None] | None) -> int:
@@ -222,6 +228,8 @@ class Lake:
     def _put_deliveries(self, found: list[tuple[object, ...]], position: int) -> None:
         """Write the counts anew if they differ, a few rows a day; they are those of the moment of `position` in either case."""
         table = self._deliveries
+        if table.position > position:  # somebody else has put later ones
+            return
         names = ", ".join(each.name for each in DELIVERY_COLUMNS)
         with worker() as duck, suppress(Outrun):
             if table.delta is not None:

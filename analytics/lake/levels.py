@@ -131,7 +131,7 @@ class Levels:
 
     def _room_for(self, new: int) -> int:
         """The highest level that has room for so many new rows and all that stand on it and above."""
-        held = {}
+        held: dict[int, int] = {}
         if self.table.delta is not None:
             actions = pa.table(self.table.delta.get_add_actions(flatten=True)).to_pylist()
             for each in actions:

@@ -6,7 +6,7 @@ refused, and what was killed before its commit has changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import duckdb
@@ -97,7 +97,7 @@ def _batches(
     after: int,
     until: int,
     on_progress: Callable[[int], None] | None,
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     with closing(ahead(_pieces(engine, after, until))) as pieces:
         for piece in pieces:
             yield from _typed(connection, engine, piece)

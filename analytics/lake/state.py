@@ -63,23 +63,16 @@ class State:
             if model.source != FACTS:
                 continue
             group = [each for each in self._catalogue if self._catalogue.root(each) == model.name]
-            start = self._start(group, excluded, until)
+            with _as_projection_error(group, 0, until):
+                start = self._start(group, excluded, until)
             if start < until or self._tables[model.name].delta is None:
                 behind.setdefault(start, []).extend(group)
         for start, models in sorted(behind.items()):
-            with self._session(models) as session:
-                try:
-                    if start == 0 or until - start > max(STEP_EVENTS, ANEW_SHARE * until):
-                        self._make_anew(session, until, excluded, on_progress)
-                    else:
-                        self._follow(session, start, until, excluded, on_progress)
-                except duckdb.Error as error:
-                    if not is_about_data(error):
-                        raise
-                    names = ", ".join(each.name for each in models)
-                    raise ProjectionError(
-                        f"the models {names} cannot take the events {start + 1} to {until} into the lake: {reason_of(error)}"
-                    ) from error
+            with self._session(models) as session, _as_projection_error(models, start, until):
+                if start == 0 or until - start > max(STEP_EVENTS, ANEW_SHARE * until):
+                    self._make_anew(session, until, excluded, on_progress)
+                else:
+                    self._follow(session, start, until, excluded, on_progress)
 
     def flatten(self) -> None:
         """Bring every table to one level."""
@@ -196,6 +189,19 @@ class State:
             versions.append(model.version)
         text = f"{versions} {left_out}"
         return int.from_bytes(sha256(text.encode()).digest()[:7], "big")
+
+
+@contextmanager
+def _as_projection_error(models: Sequence[Projection], start: int, until: int) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        if not is_about_data(error):
+            raise
+        names = ", ".join(each.name for each in models)
+        raise ProjectionError(
+            f"the models {names} cannot take the events {start + 1} to {until} into the lake: {reason_of(error)}"
+        ) from error
 
 
 def _up_to(excluded: Excluded, position: int) -> dict[str, frozenset[int]]:

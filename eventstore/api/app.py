@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from eventstore import __version__
-from eventstore.api import coupons, deliveries, health, metrics, problems, webhooks
+from eventstore.api import coupons, deliveries, health, metrics, problems, reports, webhooks
 from eventstore.api.context import Context
 from eventstore.config import Settings
 from eventstore.store import EventStore
@@ -48,6 +48,8 @@ def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[],
     order, unless another worker does both: `elsewhere` then tells what keeps that one from following.
     """
 
+    context = Context(store, settings)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if elsewhere is None:
@@ -57,15 +59,16 @@ def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[],
         counting = asyncio.create_task(_write_counts(store))
         yield
         counting.cancel()
+        await run_in_threadpool(context.desk.close)
         await run_in_threadpool(store.close)
 
     app: FastAPI = FastAPIOffline(
         title="Coupon event store", version=__version__, description=DESCRIPTION, lifespan=lifespan, redoc_url=None
     )
-    app.state.context = Context(store, settings)
+    app.state.context = context
     app.state.problem = elsewhere or (lambda: health.kind_of(store.runner.last_error))
     problems.install(app)
-    for resource in (webhooks, deliveries, coupons, health, metrics):
+    for resource in (webhooks, deliveries, coupons, reports, health, metrics):
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)

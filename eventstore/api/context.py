@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from eventstore import access
 from eventstore.access import Scope, Token
+from eventstore.api.desk import Desk
 from eventstore.config import Settings
 from eventstore.errors import DeliveryTooLarge, NotAuthenticated, TooManyFailures
 from eventstore.log.appender import Appender
@@ -102,6 +103,7 @@ class Context:
         self.webhooks = Appender(self.store.submit, WEBHOOK_SECONDS)
         self.relays = Appender(self.store.submit, RELAY_SECONDS)
         self.batches = CapacityLimiter(BATCHES_AT_ONCE)
+        self.desk = Desk(self.store, self.settings)
         self.apps = Refresher(self._read_apps, FRESH_SECONDS)
         self._tokens: dict[bytes, Token] = {}
         self._fresh_tokens = Refresher(self._read_tokens, FRESH_SECONDS)
@@ -217,6 +219,13 @@ async def _may_read(token: Annotated[Token, Depends(_token)]) -> Token:
 Here = Annotated[Context, Depends(context)]
 Ingester = Annotated[Token, Depends(_may_ingest)]
 Reader = Annotated[Token, Depends(_may_read)]
+
+
+def site_asked(here: Context, token: Token, named: str | None) -> str | None:
+    """The one site that a question is about; None: all, which only a token bound to none may ask. Raises NotAllowed."""
+    if named is None and token.site_id is None:
+        return None
+    return token.site_for(named, here.settings.site)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
 
-from eventstore.api.context import Context, Here, Reader
+from eventstore.api.context import Context, Here, Reader, site_asked
 from eventstore.api.problems import PROBLEM, REFUSALS
 from eventstore.errors import InputError, StoreUnavailable
 from eventstore.event import INT64_MAX
@@ -121,7 +121,7 @@ def coupons(
     """A page of coupons with their usage, ordered by site and id; filters mean what they were at the moment asked for."""
     _wait(here, wait_for)
     page = here.store.coupons_page(
-        site_id=_site(here, token, site),
+        site_id=site_asked(here, token, site),
         code=code,
         deleted=deleted,
         status=status,
@@ -144,7 +144,7 @@ def usage(
 ) -> UsagePage:
     """A page of usage counts, ours beside Wix's own, ordered by site and coupon id."""
     _wait(here, wait_for)
-    page = here.store.coupons_page(site_id=_site(here, token, site), code=code, after=after, limit=limit)
+    page = here.store.coupons_page(site_id=site_asked(here, token, site), code=code, after=after, limit=limit)
     rows = [
         CouponUsage(
             site_id=state.site_id,
@@ -175,7 +175,7 @@ def coupon(
     """The coupon's latest snapshot, its life, its usage, its status and what is odd about it."""
     _wait(here, wait_for)
     moment = _moment(as_of, known_at, at_position)
-    return here.store.coupon(coupon_id, site_id=_site(here, token, site), **moment)
+    return here.store.coupon(coupon_id, site_id=site_asked(here, token, site), **moment)
 
 
 @router.get("/v1/coupons/{coupon_id}/history", responses=_UNKNOWN, summary="Everything that happened to a coupon")
@@ -201,7 +201,7 @@ def history(
     _wait(here, wait_for)
     found = here.store.history(
         coupon_id,
-        site_id=_site(here, token, site),
+        site_id=site_asked(here, token, site),
         after=after,
         limit=limit,
         order=order,
@@ -216,13 +216,6 @@ def _moment(as_of: str | None, known_at: str | None, at_position: int | None) ->
         "known_at": None if known_at is None else read_time(known_at, "known_at"),
         "at_position": at_position,
     }
-
-
-def _site(here: Context, token: Reader, named: str | None) -> str | None:
-    """The one site that the question is about; None: all, which only a token bound to none may ask."""
-    if named is None and token.site_id is None:
-        return None
-    return token.site_for(named, here.settings.site)
 
 
 def _wait(here: Context, position: int | None) -> None:

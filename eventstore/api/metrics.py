@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse
@@ -15,6 +16,9 @@ from fastapi.responses import PlainTextResponse
 from eventstore.api.context import Here
 from eventstore.api.problems import PROBLEM
 from eventstore.projections.lag import lag
+
+if TYPE_CHECKING:
+    from analytics.answering import Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 router = APIRouter(tags=["operation"])
@@ -49,6 +53,19 @@ def _number(value: float) -> str:
 def _escaped(text: str, *, quotes: bool = True) -> str:
     escaped = text.replace("\\", "\\\\").replace("\n", "\\n")
     return escaped.replace('"', '\\"') if quotes else escaped
+
+
+def _of_reports(tallies: Mapping[str, Tally], worker: Mapping[str, str]) -> list[Metric]:
+    answered = Metric(
+        "eventstore_reports_total", "counter", "Answers of reports by this worker: computed, and those still true."
+    )
+    seconds = Metric("eventstore_report_seconds_total", "counter", "How long this worker has computed reports.")
+    for name, tally in tallies.items():
+        labels = {"report": name, **worker}
+        answered.samples.append(({**labels, "how": "computed"}, tally.computed))
+        answered.samples.append(({**labels, "how": "kept"}, tally.kept))
+        seconds.samples.append((labels, tally.seconds))
+    return [answered, seconds]
 
 
 class _Text(PlainTextResponse):
@@ -116,6 +133,13 @@ def metrics(here: Here) -> _Text:
                     "gauge",
                     "Events of this worker that wait to be written.",
                     [(worker, here.store.waiting)],
+                ),
+                *_of_reports(here.desk.tallies(), worker),
+                Metric(
+                    "eventstore_reports_running",
+                    "gauge",
+                    "Reports that this worker computes now.",
+                    [(worker, here.desk.running)],
                 ),
                 Metric(
                     "eventstore_follows",

@@ -24,6 +24,7 @@ from eventstore.errors import (
     NotAuthenticated,
     NotFound,
     NotGenuine,
+    ReportError,
     StoreUnavailable,
     TooManyFailures,
     UnknownHandler,
@@ -81,6 +82,7 @@ _STATUS: tuple[tuple[type[EventStoreError], HTTPStatus], ...] = (
     (UnsupportedEncoding, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (UnreadableDelivery, HTTPStatus.BAD_REQUEST),
     (InputError, HTTPStatus.BAD_REQUEST),
+    (ReportError, HTTPStatus.BAD_REQUEST),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (TooManyFailures, HTTPStatus.TOO_MANY_REQUESTS),
 )
@@ -115,6 +117,7 @@ _TITLES: dict[type[EventStoreError], str] = {
     NotAllowed: "The token does not allow this",
     NotFound: "Not found",
     InputError: "The request is wrong",
+    ReportError: "The report is asked wrongly",
 }
 
 

@@ -46,6 +46,8 @@ OPERATIONS = [
     ("GET", "/v1/coupons/{coupon_id}"),
     ("GET", "/v1/coupons/{coupon_id}/history"),
     ("GET", "/v1/usage"),
+    ("GET", "/v1/reports"),
+    ("GET", "/v1/reports/{name}"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
@@ -139,7 +141,7 @@ def test_the_answer_to_a_delivery_kept_in_quarantine_is_as_the_document_says(
 def test_a_request_without_a_token_is_answered_as_the_document_says(
     server: Serving, document: dict[str, Any], method: str, path: str
 ) -> None:
-    url = server.url + path.format(handler=CREATED, coupon_id="c-1")
+    url = server.url + path.format(handler=CREATED, coupon_id="c-1", name="usage-per-coupon")
     answer = httpx.request(method, url, content=b"" if method == "POST" else None, timeout=PATIENCE)
     described = document["paths"][path][method.lower()]["responses"]
     assert str(answer.status_code) in described

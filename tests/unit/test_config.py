@@ -48,6 +48,8 @@ def test_what_the_caller_gives_goes_over_all_else_unless_it_is_none(
 def test_every_setting_can_be_given_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {"url": "sqlite:///x.db", "site": "s", "host": "::1", "port": 1, "queue_events": 2}
     given |= {"workers": 3, "max_body_bytes": 2048, "max_batch_bytes": 4096, "auth_failures_per_minute": 3}
+    given |= {"report_seconds": 1.5, "report_memory": "1GB", "report_rows": 10}
+    given |= {"lake": "s3://shop/lake"}
     given |= {"projections": ["mine"], "project": False}
     given |= {"log_level": "debug", "log_format": "json", "apps": [{"name": "a", "key": "k", "instances": ["i"]}]}
     assert given.keys() == Settings.model_fields.keys()
@@ -72,6 +74,10 @@ def test_every_setting_says_what_it_is() -> None:
         ("max_body_bytes", "1"),
         ("max_batch_bytes", "0"),
         ("queue_events", "0"),
+        ("report_seconds", "0"),
+        ("report_memory", "much"),
+        ("report_memory", "2GB; SELECT 1"),
+        ("report_rows", "0"),
     ],
 )
 def test_a_wrong_value_in_the_environment_is_an_error_that_names_its_variable(
