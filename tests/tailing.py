@@ -167,6 +167,11 @@ class Process:
         self._process.join(PATIENCE)
         assert self._process.exitcode == 0, self._error()
 
+    def join(self) -> None:
+        """Wait until it is gone, however it went."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None, "it does not come to its end"
+
     def discard(self) -> None:
         self.kill()
         self._told.close()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 import analytics
-from analytics.columns import DELIVERY_COLUMNS, event_columns
+from analytics.columns import DELIVERY_COLUMNS, KEYS, added_keys, event_columns
 from analytics.views import change_columns
 from eventstore.demo import examples, month
 from eventstore.errors import InputError, StoreNotReady
@@ -217,6 +217,8 @@ def test_columns_have_their_types_and_say_what_they_are(db: analytics.AnalyticsC
         )
         for column in model.shown:
             assert found.pop((model.name, column.name)) == (short(made[column.name]), column.doc)
+        for name in added_keys(model):
+            assert found.pop((model.name, name)) == ("BIGINT", KEYS[name][1])
     session.close()
     for name, columns in (("events", event_columns()), ("facts", event_columns()[:-1]), ("changes", change_columns())):
         for each in columns:
@@ -248,6 +250,22 @@ def test_the_events_say_what_the_models_are_told(shop: str, db: analytics.Analyt
     stored = db.execute("SELECT position, recorded_at, payload FROM events ORDER BY position").fetchall()
     assert [(position, payload) for position, _, payload in stored] == [(position, text) for position, _, text in rows]
     assert [at for _, at, _ in stored] == [at for _, at, _ in rows]
+
+
+def test_a_key_is_the_same_in_every_table(db: analytics.AnalyticsConnection) -> None:
+    """Two rows have the same number where, and only where, they have the same texts."""
+    for table, texts in (("redemptions", "coupon_id"), ("coupons", "coupon_id"), ("coupon_usage", "coupon_id")):
+        sql = f"SELECT DISTINCT site_id, {texts}, coupon_key FROM {table}"
+        found = db.execute(f"SELECT * FROM ({sql}) EXCEPT SELECT site_id, coupon_id, coupon_key FROM facts").fetchall()
+        assert found == []
+    counts = "SELECT count(DISTINCT coupon_key), count(DISTINCT (site_id, coupon_id)), count(DISTINCT event_key), count(*) FROM facts"
+    [(keys, coupons, events, rows)] = db.execute(f"{counts} WHERE coupon_id IS NOT NULL").fetchall()
+    assert (keys, events) == (coupons, rows)
+    joined = "SELECT count(*) FROM redemptions r JOIN facts f ON f.event_key = r.event_key AND f.event_id = r.event_id"
+    assert db.execute(joined).fetchall() == db.execute("SELECT count(*) FROM redemptions").fetchall()
+    assert db.execute("SELECT count(*) FROM facts WHERE (coupon_id IS NULL) <> (coupon_key IS NULL)").fetchall() == [
+        (0,)
+    ]
 
 
 def test_results_come_as_arrow_too(db: analytics.AnalyticsConnection) -> None:
