@@ -13,7 +13,7 @@ The file begins with a header in comments:
 A parameter has a name, a type, a default and a sentence; the query reads it as `$name` and it is bound, never pasted. Its type
 is one of EXPECTED, or the words that a text may be, as in `day|week|month`: they are taken in any case, and the query is given
 them as the header spells them. So with a `zone`: it is given as IANA spells it, and `$tz` says where days begin. A `count` is a
-bigint that is not negative. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
+bigint that is not negative. A `moment` is a timestamp that state is asked for as of: a date means its end. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
 `table` names the columns that a table for people shows, where all would be too wide to read; programs get every column.
 `group` is one of GROUPS, under which the report is listed.
 """
@@ -63,6 +63,7 @@ EXPECTED = {
     "text": "a text",
     "date": "a date, as in 2026-09-01",
     "timestamp": "a date (its midnight UTC) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
+    "moment": "a date (its end, UTC) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
     "bigint": "a whole number",
     "count": "a whole number from 0 on",
     "boolean": "true or false",
@@ -305,6 +306,15 @@ def _timestamp(value: object) -> datetime:
     raise ValueError(value)
 
 
+def _moment(value: object) -> datetime:
+    if isinstance(value, str) and _DATE.fullmatch(value):
+        value = _date(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        # As of a day the day is over, as everywhere that state is asked for as of one.
+        return datetime.combine(value, time.max, UTC)
+    return _timestamp(value)
+
+
 def _bigint(value: object) -> int:
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         value = int(value)
@@ -332,6 +342,7 @@ _READERS: dict[str, Callable[[object], ParameterValue]] = {
     "text": _text,
     "date": _date,
     "timestamp": _timestamp,
+    "moment": _moment,
     "bigint": _bigint,
     "count": _count,
     "boolean": _boolean,

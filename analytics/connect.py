@@ -36,7 +36,7 @@ import duckdb
 from sqlalchemy import Engine
 
 from analytics.lake import Lake, LakeProgress, Snapshot, default_lake
-from analytics.views import View, macros, views
+from analytics.views import View, macros, scalar_macros, views
 from eventstore.errors import InputError
 from eventstore.log import schema
 from eventstore.log.engine import make_engine
@@ -108,6 +108,8 @@ class AnalyticsConnection:
             self._duckdb.execute(
                 f"CREATE MACRO {quoted(macro.name)}({', '.join(macro.parameters)}) AS TABLE {macro.sql}"
             )
+        for macro in scalar_macros():
+            self._duckdb.execute(f"CREATE MACRO {quoted(macro.name)}({', '.join(macro.parameters)}) AS ({macro.sql})")
         for statement in _LOCK_DOWN:
             self._duckdb.execute(statement)
 

@@ -19,7 +19,28 @@
 -- column: last_event_at   time     When the latest of them happened.
 -- table: actor_type, actor_id, events, created, updated, deleted, applied, other, coupons, last_event_at
 
-WITH told AS (
+WITH told AS NOT MATERIALIZED (
+    SELECT actor_type, actor_id, account_id, type, coupon_key, event_time
+    FROM facts
+    WHERE
+        (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+),
+per_type AS (
+    -- By type first: then the types are compared a few times, not once an event.
+    SELECT
+        actor_type,
+        actor_id,
+        account_id,
+        type,
+        count(*)                                        AS events,
+        min(event_time)                                 AS first_event_at,
+        max(event_time)                                 AS last_event_at
+    FROM told
+    GROUP BY actor_type, actor_id, account_id, type
+),
+kinds AS (
     SELECT
         *,
         CASE
@@ -29,28 +50,34 @@ WITH told AS (
             WHEN type = 'coupon.applied' THEN 'applied'
             ELSE 'other'
         END                                             AS kind
-    FROM facts
-    WHERE
-        (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
-        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    FROM per_type
+),
+about AS (
+    SELECT actor_type, actor_id, count(coupon_key) AS coupons
+    FROM (SELECT DISTINCT actor_type, actor_id, coupon_key FROM told) AS pairs
+    GROUP BY actor_type, actor_id
 )
 SELECT
-    actor_type,
-    actor_id,
-    CASE WHEN count(DISTINCT account_id) = 1 THEN min(account_id) END
+    kinds.actor_type                                    AS actor_type,
+    kinds.actor_id                                      AS actor_id,
+    CASE WHEN min(account_id) = max(account_id) THEN min(account_id) END
                                                         AS account_id,
-    count(*)                                            AS events,
-    count(*) FILTER (kind = 'created')                  AS created,
-    count(*) FILTER (kind = 'updated')                  AS updated,
-    count(*) FILTER (kind = 'deleted')                  AS deleted,
-    count(*) FILTER (kind = 'applied')                  AS applied,
-    count(*) FILTER (kind = 'other')                    AS other,
-    -- Ids of coupons are only told apart within a site.
-    count(DISTINCT (site_id, coupon_id)) FILTER (coupon_id IS NOT NULL)
-                                                        AS coupons,
-    min(event_time)                                     AS first_event_at,
-    max(event_time)                                     AS last_event_at
-FROM told
-GROUP BY actor_type, actor_id
-ORDER BY events DESC, actor_type NULLS LAST, actor_id NULLS LAST
+    CAST(sum(events) AS BIGINT)                         AS events,
+    CAST(coalesce(sum(events) FILTER (kind = 'created'), 0) AS BIGINT)
+                                                        AS created,
+    CAST(coalesce(sum(events) FILTER (kind = 'updated'), 0) AS BIGINT)
+                                                        AS updated,
+    CAST(coalesce(sum(events) FILTER (kind = 'deleted'), 0) AS BIGINT)
+                                                        AS deleted,
+    CAST(coalesce(sum(events) FILTER (kind = 'applied'), 0) AS BIGINT)
+                                                        AS applied,
+    CAST(coalesce(sum(events) FILTER (kind = 'other'), 0) AS BIGINT)
+                                                        AS other,
+    max(about.coupons)                                  AS coupons,
+    min(first_event_at)                                 AS first_event_at,
+    max(last_event_at)                                  AS last_event_at
+FROM kinds
+JOIN about
+    ON about.actor_type IS NOT DISTINCT FROM kinds.actor_type AND about.actor_id IS NOT DISTINCT FROM kinds.actor_id
+GROUP BY kinds.actor_type, kinds.actor_id
+ORDER BY events DESC, kinds.actor_type NULLS LAST, kinds.actor_id NULLS LAST

@@ -5,6 +5,7 @@
 -- parameter: site  text       null  Only this site; null: every site.
 -- parameter: code  text       null  Only this code, in any case; null: every code.
 -- parameter: at    timestamp  null  The moment that coupons have expired by; null: now.
+-- parameter: limit count      1000  Only so many codes, those that an event showed last; null: all of them.
 -- column: site_id     text     The site (Wix app instance) that the coupons belong to.
 -- column: code        text     The code as this coupon last spelled it; codes are the same whatever their case.
 -- column: coupons     coupons  How many coupons of the site have had this code.
@@ -18,14 +19,10 @@
 -- column: deleted     boolean  Whether the coupon is deleted now.
 -- table: code, coupon_id, name, had_from, had_until, overlaps, times_used, has_it_now, deleted
 
-WITH shown AS (
-    SELECT
-        site_id,
-        lower(code)                                     AS same_code,
-        coupon_id,
-        arg_max(code, event_time)                       AS code,
-        min(event_time)                                 AS first_at,
-        max(event_time)                                 AS last_at
+-- Codes and coupons are first brought together by numbers, with a row for each of a coupon's codes: all else is looked up for the
+-- codes that are listed.
+WITH spelled AS (
+    SELECT coupon_key, code, min(event_time) AS first_at, max(event_time) AS last_at
     FROM facts
     WHERE
         -- The loyalty side tells of a coupon too, but not what it is now.
@@ -34,7 +31,39 @@ WITH shown AS (
         AND code IS NOT NULL
         AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
         AND (CAST($code AS VARCHAR) IS NULL OR lower(code) = lower($code))
-    GROUP BY site_id, lower(code), coupon_id
+    GROUP BY coupon_key, code
+),
+sited AS (
+    SELECT
+        coupons.site_id, coupons.coupon_id, spelled.coupon_key, spelled.code, lower(spelled.code) AS same_code,
+        spelled.first_at, spelled.last_at
+    FROM spelled
+    JOIN coupons ON coupons.coupon_key = spelled.coupon_key
+),
+reused AS (
+    SELECT
+        site_id,
+        same_code,
+        row_number() OVER (ORDER BY max(last_at) DESC, same_code, site_id)
+                                                        AS place
+    FROM sited
+    GROUP BY site_id, same_code
+    HAVING min(coupon_key) <> max(coupon_key)
+),
+shown AS (
+    SELECT
+        sited.site_id,
+        sited.same_code,
+        sited.coupon_id,
+        sited.coupon_key,
+        arg_max(sited.code, sited.last_at)              AS code,
+        min(sited.first_at)                             AS first_at,
+        max(sited.last_at)                              AS last_at
+    FROM sited
+    JOIN reused
+        ON reused.same_code = sited.same_code AND reused.site_id = sited.site_id
+    WHERE CAST($limit AS BIGINT) IS NULL OR reused.place <= $limit
+    GROUP BY sited.site_id, sited.same_code, sited.coupon_id, sited.coupon_key
 ),
 counted AS (
     SELECT *, count(*) OVER (PARTITION BY site_id, same_code) AS coupons
@@ -47,6 +76,7 @@ several AS (
         counted.code,
         counted.coupons,
         counted.coupon_id,
+        counted.coupon_key,
         coupons.name,
         counted.first_at                                AS had_from,
         CASE
@@ -62,18 +92,16 @@ several AS (
         coupons.code                                    AS code_now,
         coupons.deleted
     FROM counted
-    JOIN coupons
-        ON coupons.site_id = counted.site_id AND coupons.coupon_id = counted.coupon_id
-    WHERE counted.coupons > 1
+    JOIN coupons ON coupons.coupon_key = counted.coupon_key
 ),
 uses AS (
-    SELECT several.site_id, several.same_code, several.coupon_id, count(*) AS times_used
+    SELECT several.same_code, several.coupon_key, count(*) AS times_used
     FROM several
     JOIN redemptions
-        ON redemptions.site_id = several.site_id AND redemptions.coupon_id = several.coupon_id
+        ON redemptions.coupon_key = several.coupon_key
         -- A use that does not show its code counts for the one that the coupon has now.
         AND lower(coalesce(redemptions.code, several.code_now)) = several.same_code
-    GROUP BY several.site_id, several.same_code, several.coupon_id
+    GROUP BY several.same_code, several.coupon_key
 )
 SELECT
     several.site_id                                     AS site_id,
@@ -89,7 +117,7 @@ SELECT
         WHERE
             other.site_id = several.site_id
             AND other.same_code = several.same_code
-            AND other.coupon_id <> several.coupon_id
+            AND other.coupon_key <> several.coupon_key
             AND (several.had_until IS NULL OR other.had_from < several.had_until)
             AND (other.had_until IS NULL OR several.had_from < other.had_until)
     )                                                   AS overlaps,
@@ -98,6 +126,5 @@ SELECT
     several.deleted                                     AS deleted
 FROM several
 LEFT JOIN uses
-    ON uses.site_id = several.site_id AND uses.same_code = several.same_code
-    AND uses.coupon_id = several.coupon_id
+    ON uses.coupon_key = several.coupon_key AND uses.same_code = several.same_code
 ORDER BY several.same_code, several.site_id, had_from, several.coupon_id

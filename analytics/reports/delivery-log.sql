@@ -20,21 +20,40 @@
 -- table: day, route, received, appended, duplicates, conflicts, quarantined, refused, lateness_p50, lateness_p99
 
 -- A refused delivery whose site is not proved has the empty site_id: it belongs to no site, and a site given leaves it out.
-WITH received AS (
-    -- The log is the count of what was appended. Days are of the connection's zone, which is UTC.
+WITH recorded AS (
     SELECT
-        CAST(recorded_at AS DATE)                       AS day,
-        site_id,
         source                                          AS route,
-        'appended'                                      AS outcome,
-        1                                               AS count,
+        recorded_at,
         -- A snapshot is of the moment that it was taken at: how long ago that was says nothing of a delivery.
         CASE WHEN source <> 'snapshot' THEN epoch_us(recorded_at) - epoch_us(event_time) END
                                                         AS late
-    FROM events
+    FROM facts
+    WHERE
+        (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR recorded_at >= CAST($since AS TIMESTAMPTZ))
+),
+appended AS (
+    -- The log is the count of what was appended. Its days are told apart by number: to make dates of all times takes as long as
+    -- all the rest.
+    SELECT
+        CAST(min(recorded_at) AS DATE)                  AS day,
+        route,
+        count(*)                                        AS count,
+        -- Latenesses that occurred, none between two: the least that so many did not exceed.
+        quantile_disc(late, 0.50)                       AS late_p50,
+        quantile_disc(late, 0.90)                       AS late_p90,
+        quantile_disc(late, 0.99)                       AS late_p99,
+        max(late)                                       AS late_max
+    FROM recorded
+    GROUP BY epoch_us(recorded_at) // 86400000000, route
+),
+received AS (
+    SELECT day, route, 'appended' AS outcome, count, late_p50, late_p90, late_p99, late_max
+    FROM appended
     UNION ALL
-    SELECT day, site_id, route, outcome, count, NULL
+    SELECT day, route, outcome, count, NULL, NULL, NULL, NULL
     FROM deliveries
+    WHERE CAST($site AS VARCHAR) IS NULL OR site_id = $site
 )
 SELECT
     day,
@@ -50,18 +69,14 @@ SELECT
                                                         AS quarantined,
     CAST(coalesce(sum(count) FILTER (outcome = 'refused'), 0) AS BIGINT)
                                                         AS refused,
-    -- Latenesses that occurred, none between two: the least that so many did not exceed. Multiplied, for a division is a float.
-    CAST(quantile_disc(late, 0.50) * 0.000001 AS DECIMAL(18, 6))
-                                                        AS lateness_p50,
-    CAST(quantile_disc(late, 0.90) * 0.000001 AS DECIMAL(18, 6))
-                                                        AS lateness_p90,
-    CAST(quantile_disc(late, 0.99) * 0.000001 AS DECIMAL(18, 6))
-                                                        AS lateness_p99,
-    CAST(max(late) * 0.000001 AS DECIMAL(18, 6))        AS lateness_max
+    -- Each day and route has one. Multiplied, for a division is a float.
+    CAST(max(late_p50) * 0.000001 AS DECIMAL(18, 6))    AS lateness_p50,
+    CAST(max(late_p90) * 0.000001 AS DECIMAL(18, 6))    AS lateness_p90,
+    CAST(max(late_p99) * 0.000001 AS DECIMAL(18, 6))    AS lateness_p99,
+    CAST(max(late_max) * 0.000001 AS DECIMAL(18, 6))    AS lateness_max
 FROM received
 WHERE
-    (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-    AND (CAST($since AS TIMESTAMPTZ) IS NULL OR CAST(day AS TIMESTAMPTZ) >= CAST($since AS TIMESTAMPTZ))
+    (CAST($since AS TIMESTAMPTZ) IS NULL OR CAST(day AS TIMESTAMPTZ) >= CAST($since AS TIMESTAMPTZ))
     AND (CAST($until AS TIMESTAMPTZ) IS NULL OR CAST(day AS TIMESTAMPTZ) < CAST($until AS TIMESTAMPTZ))
 GROUP BY day, route
 ORDER BY day, route

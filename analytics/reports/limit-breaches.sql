@@ -25,52 +25,48 @@
 -- one, by time otherwise, then by event id. The history of a coupon (eventstore/projections/history.py) finds the same; a test
 -- compares the two.
 WITH limits AS (
-    SELECT site_id, coupon_id, min(usage_limit) AS least
+    SELECT coupon_key, min(usage_limit) AS least
     FROM facts
     WHERE
         usage_limit IS NOT NULL
         AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
         AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-    GROUP BY site_id, coupon_id
+    GROUP BY coupon_key
+),
+exceeded AS (
+    SELECT limits.coupon_key, limits.least
+    FROM limits
+    JOIN coupon_usage ON coupon_usage.coupon_key = limits.coupon_key
+    WHERE coupon_usage.times_used > limits.least
 ),
 -- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
 numbered AS (
     SELECT
-        uses.site_id, uses.coupon_id, uses.order_id, uses.event_id, uses.redeemed_at, uses.least,
-        row_number() OVER (PARTITION BY uses.site_id, uses.coupon_id ORDER BY uses.redeemed_at, uses.event_id)
+        redemptions.coupon_key, redemptions.event_key, redemptions.order_id, redemptions.redeemed_at, exceeded.least,
+        row_number() OVER (PARTITION BY redemptions.coupon_key ORDER BY redemptions.redeemed_at, redemptions.event_id)
                                                         AS number
-    FROM (
-        SELECT
-            redemptions.site_id, redemptions.coupon_id, redemptions.order_id, redemptions.event_id,
-            redemptions.redeemed_at, limits.least
-        FROM limits
-        JOIN coupon_usage
-            ON coupon_usage.site_id = limits.site_id AND coupon_usage.coupon_id = limits.coupon_id
-            AND coupon_usage.times_used > limits.least
-        JOIN redemptions
-            ON redemptions.site_id = limits.site_id AND redemptions.coupon_id = limits.coupon_id
-    ) AS uses
+    FROM exceeded
+    JOIN redemptions ON redemptions.coupon_key = exceeded.coupon_key
 ),
 perhaps_above AS (
     SELECT
-        facts.position, facts.site_id, facts.coupon_id, facts.has_coupon, facts.usage_limit,
+        facts.position, numbered.coupon_key, facts.has_coupon, facts.usage_limit,
         numbered.order_id, numbered.redeemed_at, numbered.number
     FROM numbered
-    JOIN facts
-        ON facts.event_id = numbered.event_id AND facts.site_id = numbered.site_id
+    JOIN facts ON facts.event_key = numbered.event_key
     WHERE numbered.number > numbered.least
 ),
 bare AS (
-    SELECT site_id, coupon_id, position
+    SELECT DISTINCT coupon_key
     FROM perhaps_above
     WHERE NOT has_coupon
 ),
 lines AS (
     SELECT
-        position, site_id, coupon_id, sequence, has_coupon, usage_limit,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY sequence NULLS FIRST, event_time, event_id)
+        position, coupon_key, sequence, has_coupon, usage_limit,
+        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
                                                         AS by_sequence,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
                                                         AS by_time
     FROM facts
     WHERE
@@ -78,7 +74,7 @@ lines AS (
             type = 'coupon.applied'
             OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
         )
-        AND EXISTS (SELECT 1 FROM bare WHERE bare.site_id = facts.site_id AND bare.coupon_id = facts.coupon_id)
+        AND coupon_key IN (SELECT coupon_key FROM bare)
 ),
 -- The places of the latest snapshot that carries a sequence and of the latest that does not.
 before AS (
@@ -87,16 +83,16 @@ before AS (
         CASE
             WHEN sequence IS NULL THEN
                 max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
             ELSE
                 max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id
+                    PARTITION BY coupon_key
                     ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
         END                                             AS sequenced,
         max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         )                                               AS unsequenced
     FROM lines
 ),
@@ -110,17 +106,14 @@ known AS (
         END                                             AS told_at
     FROM before
     LEFT JOIN lines AS ranked
-        ON ranked.site_id = before.site_id AND ranked.coupon_id = before.coupon_id
-        AND ranked.by_sequence = before.sequenced
+        ON ranked.coupon_key = before.coupon_key AND ranked.by_sequence = before.sequenced
     LEFT JOIN lines AS other
-        ON other.site_id = before.site_id AND other.coupon_id = before.coupon_id
-        AND other.by_time = before.unsequenced
+        ON other.coupon_key = before.coupon_key AND other.by_time = before.unsequenced
     WHERE NOT before.has_coupon
 ),
 limited AS (
     SELECT
-        perhaps_above.site_id, perhaps_above.coupon_id, perhaps_above.order_id, perhaps_above.redeemed_at,
-        perhaps_above.number,
+        perhaps_above.coupon_key, perhaps_above.order_id, perhaps_above.redeemed_at, perhaps_above.number,
         CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE lines.usage_limit END
                                                         AS limit_then
     FROM perhaps_above
@@ -129,8 +122,7 @@ limited AS (
 ),
 breaches AS (
     SELECT
-        site_id,
-        coupon_id,
+        coupon_key,
         count(*)                                        AS uses_above,
         min(redeemed_at)                                AS first_above_at,
         min(number)                                     AS first_above_use,
@@ -142,11 +134,11 @@ breaches AS (
         number > limit_then
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
-    GROUP BY site_id, coupon_id
+    GROUP BY coupon_key
 )
 SELECT
-    breaches.site_id                                    AS site_id,
-    breaches.coupon_id                                  AS coupon_id,
+    coupons.site_id                                     AS site_id,
+    coupons.coupon_id                                   AS coupon_id,
     coupons.code                                        AS code,
     coupons.name                                        AS name,
     uses_above,
@@ -160,8 +152,6 @@ SELECT
     coupons.reported_usages                             AS reported_usages,
     coupons.deleted                                     AS deleted
 FROM breaches
-JOIN coupons
-    ON coupons.site_id = breaches.site_id AND coupons.coupon_id = breaches.coupon_id
-JOIN coupon_usage
-    ON coupon_usage.site_id = breaches.site_id AND coupon_usage.coupon_id = breaches.coupon_id
-ORDER BY uses_above DESC, code NULLS LAST, breaches.site_id, breaches.coupon_id
+JOIN coupons ON coupons.coupon_key = breaches.coupon_key
+JOIN coupon_usage ON coupon_usage.coupon_key = breaches.coupon_key
+ORDER BY uses_above DESC, code NULLS LAST, coupons.site_id, coupons.coupon_id

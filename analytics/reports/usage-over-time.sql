@@ -47,41 +47,52 @@ periods AS (
         END                                             AS begins
     FROM days
 ),
-asked AS (
-    SELECT
-        coupons.site_id,
-        coupons.coupon_id,
-        row_number() OVER (ORDER BY coupons.site_id, coupons.coupon_id) AS number,
-        CASE
-            WHEN
-                (CAST($since AS TIMESTAMPTZ) IS NULL OR coupon_usage.first_used_at >= CAST($since AS TIMESTAMPTZ))
-                AND (CAST($until AS TIMESTAMPTZ) IS NULL OR coupon_usage.first_used_at < CAST($until AS TIMESTAMPTZ))
-            THEN (epoch_us(coupon_usage.first_used_at) + 62135596800000000) // 900000000
-        END                                             AS first_quarter
+typed AS (
+    -- Empty where every type is asked for: to look each use's coupon up takes as long as all the rest.
+    SELECT coupon_key
     FROM coupons
-    JOIN coupon_usage
-        ON coupon_usage.site_id = coupons.site_id AND coupon_usage.coupon_id = coupons.coupon_id
     WHERE
-        (CAST($site AS VARCHAR) IS NULL OR coupons.site_id = $site)
+        CAST($discount_type AS VARCHAR) IS NOT NULL
         -- A coupon known by a deletion alone has no snapshot, and so no type.
-        AND (CAST($discount_type AS VARCHAR) IS NULL OR coalesce(coupons.discount_type, 'UNKNOWN') = $discount_type)
+        AND coalesce(discount_type, 'UNKNOWN') = $discount_type
 ),
 per_coupon AS (
-    SELECT periods.begins, asked.number, count(*) AS times_used
+    SELECT periods.begins, redemptions.coupon_key, count(*) AS times_used
     FROM redemptions
     JOIN periods
         ON periods.quarter = (epoch_us(redemptions.redeemed_at) + 62135596800000000) // 900000000
-    JOIN asked ON asked.site_id = redemptions.site_id AND asked.coupon_id = redemptions.coupon_id
+    WHERE
+        CAST($discount_type AS VARCHAR) IS NULL
+        AND (CAST($site AS VARCHAR) IS NULL OR redemptions.site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at < CAST($until AS TIMESTAMPTZ))
+    GROUP BY periods.begins, redemptions.coupon_key
+    UNION ALL
+    SELECT periods.begins, redemptions.coupon_key, count(*)
+    FROM redemptions
+    JOIN typed ON typed.coupon_key = redemptions.coupon_key
+    JOIN periods
+        ON periods.quarter = (epoch_us(redemptions.redeemed_at) + 62135596800000000) // 900000000
     WHERE
         (CAST($site AS VARCHAR) IS NULL OR redemptions.site_id = $site)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at < CAST($until AS TIMESTAMPTZ))
-    GROUP BY periods.begins, asked.number
+    GROUP BY periods.begins, redemptions.coupon_key
+),
+first_uses AS (
+    SELECT (epoch_us(coupon_usage.first_used_at) + 62135596800000000) // 900000000 AS quarter
+    FROM coupon_usage
+    LEFT JOIN typed ON typed.coupon_key = coupon_usage.coupon_key
+    WHERE
+        (CAST($site AS VARCHAR) IS NULL OR coupon_usage.site_id = $site)
+        AND (CAST($discount_type AS VARCHAR) IS NULL OR typed.coupon_key IS NOT NULL)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR coupon_usage.first_used_at >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR coupon_usage.first_used_at < CAST($until AS TIMESTAMPTZ))
 ),
 firsts AS (
     SELECT periods.begins, count(*) AS first_used
-    FROM asked
-    JOIN periods ON periods.quarter = asked.first_quarter
+    FROM first_uses
+    JOIN periods ON periods.quarter = first_uses.quarter
     GROUP BY periods.begins
 ),
 used AS (

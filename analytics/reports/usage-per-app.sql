@@ -16,8 +16,7 @@
 WITH per_coupon AS (
     SELECT
         coalesce(app_id, '')                            AS app_id,
-        site_id,
-        coupon_id,
+        coupon_key,
         count(*)                                        AS times_used,
         min(redeemed_at)                                AS first_used_at,
         max(redeemed_at)                                AS last_used_at
@@ -26,7 +25,7 @@ WITH per_coupon AS (
         (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
-    GROUP BY coalesce(app_id, ''), site_id, coupon_id
+    GROUP BY coalesce(app_id, ''), coupon_key
 ),
 per_app AS (
     SELECT

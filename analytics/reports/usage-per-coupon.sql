@@ -22,40 +22,75 @@
 -- table: code, discount_type, discount_value, times_used, reported_usages, difference, last_used_at, uses_after_deletion
 
 WITH uses AS (
-    SELECT site_id, coupon_id, redeemed_at
+    -- Of all times the projection has counted already: the uses themselves are read for a span of time alone.
+    SELECT coupon_key, times_used, first_used_at, last_used_at
+    FROM coupon_usage
+    WHERE CAST($since AS TIMESTAMPTZ) IS NULL AND CAST($until AS TIMESTAMPTZ) IS NULL
+    UNION ALL
+    SELECT coupon_key, count(*), min(redeemed_at), max(redeemed_at)
     FROM redemptions
     WHERE
-        (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        (CAST($since AS TIMESTAMPTZ) IS NOT NULL OR CAST($until AS TIMESTAMPTZ) IS NOT NULL)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
+    GROUP BY coupon_key
+),
+counted AS (
+    SELECT
+        coupons.coupon_key,
+        coupons.site_id,
+        coupons.coupon_id,
+        coupons.code,
+        coupons.name,
+        coupons.discount_type,
+        coupons.discount_value,
+        coupons.reported_usages,
+        coupons.usage_limit,
+        coupons.deleted,
+        coupons.deleted_at,
+        coupons.restored_at,
+        coalesce(uses.times_used, 0)                    AS times_used,
+        uses.first_used_at,
+        uses.last_used_at
+    FROM coupons
+    -- From the coupons' side, so that those never used are listed, with 0.
+    LEFT JOIN uses ON uses.coupon_key = coupons.coupon_key
+    WHERE CAST($site AS VARCHAR) IS NULL OR coupons.site_id = $site
+),
+after_deletion AS (
+    -- Few coupons have any: a deleted one takes no more orders, but for those under way.
+    SELECT counted.coupon_key, count(*) AS uses
+    FROM redemptions
+    JOIN counted ON counted.coupon_key = redemptions.coupon_key
+    WHERE
+        counted.last_used_at > counted.deleted_at
+        AND redemptions.redeemed_at > counted.deleted_at
+        AND (counted.restored_at IS NULL OR redemptions.redeemed_at < counted.restored_at)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at < CAST($until AS TIMESTAMPTZ))
+    GROUP BY counted.coupon_key
 )
 SELECT
-    coupons.site_id                                     AS site_id,
-    coupons.coupon_id                                   AS coupon_id,
-    coupons.code                                        AS code,
-    coupons.name                                        AS name,
+    counted.site_id                                     AS site_id,
+    counted.coupon_id                                   AS coupon_id,
+    counted.code                                        AS code,
+    counted.name                                        AS name,
     -- A coupon known by a deletion alone has no snapshot, and so no type.
-    coalesce(coupons.discount_type, 'UNKNOWN')          AS discount_type,
-    coupons.discount_value                              AS discount_value,
-    count(uses.redeemed_at)                             AS times_used,
+    coalesce(counted.discount_type, 'UNKNOWN')          AS discount_type,
+    counted.discount_value                              AS discount_value,
+    counted.times_used                                  AS times_used,
     -- Wix counts from the coupon's first day on: against a span of time its counter says nothing.
-    CASE WHEN $since IS NULL AND $until IS NULL THEN coupons.reported_usages END
+    CASE WHEN CAST($since AS TIMESTAMPTZ) IS NULL AND CAST($until AS TIMESTAMPTZ) IS NULL THEN counted.reported_usages END
                                                         AS reported_usages,
-    CASE WHEN $since IS NULL AND $until IS NULL THEN count(uses.redeemed_at) - coupons.reported_usages END
-                                                        AS difference,
-    min(uses.redeemed_at)                               AS first_used_at,
-    max(uses.redeemed_at)                               AS last_used_at,
-    count(*) FILTER (
-        uses.redeemed_at > coupons.deleted_at
-        AND (coupons.restored_at IS NULL OR uses.redeemed_at < coupons.restored_at)
-    )                                                   AS uses_after_deletion,
-    coupons.usage_limit                                 AS usage_limit,
-    coupons.deleted                                     AS deleted
-FROM coupons
--- From the coupons' side, so that those never used are listed, with 0.
-LEFT JOIN uses
-    ON uses.site_id = coupons.site_id AND uses.coupon_id = coupons.coupon_id
-WHERE CAST($site AS VARCHAR) IS NULL OR coupons.site_id = $site
-GROUP BY
-    coupons.site_id, coupons.coupon_id, coupons.code, coupons.name, coupons.discount_type, coupons.discount_value,
-    coupons.reported_usages, coupons.usage_limit, coupons.deleted, coupons.deleted_at, coupons.restored_at
+    CASE
+        WHEN CAST($since AS TIMESTAMPTZ) IS NULL AND CAST($until AS TIMESTAMPTZ) IS NULL
+        THEN counted.times_used - counted.reported_usages
+    END                                                 AS difference,
+    counted.first_used_at                               AS first_used_at,
+    counted.last_used_at                                AS last_used_at,
+    coalesce(after_deletion.uses, 0)                    AS uses_after_deletion,
+    counted.usage_limit                                 AS usage_limit,
+    counted.deleted                                     AS deleted
+FROM counted
+LEFT JOIN after_deletion ON after_deletion.coupon_key = counted.coupon_key
 ORDER BY times_used DESC, code NULLS LAST, site_id, coupon_id

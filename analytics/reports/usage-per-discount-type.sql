@@ -26,30 +26,46 @@ WITH types (place, discount_type) AS (
         (6, 'UNKNOWN')
 ),
 uses AS (
-    SELECT site_id, coupon_id, redeemed_at
+    -- Of all times the projection has counted already: the uses themselves are read for a span of time alone.
+    SELECT coupon_key, times_used, first_used_at, last_used_at
+    FROM coupon_usage
+    WHERE CAST($since AS TIMESTAMPTZ) IS NULL AND CAST($until AS TIMESTAMPTZ) IS NULL
+    UNION ALL
+    SELECT coupon_key, count(*), min(redeemed_at), max(redeemed_at)
     FROM redemptions
     WHERE
-        (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        (CAST($since AS TIMESTAMPTZ) IS NOT NULL OR CAST($until AS TIMESTAMPTZ) IS NOT NULL)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
+    GROUP BY coupon_key
 ),
-per_coupon AS (
+counted AS (
     SELECT
-        coupons.site_id,
-        coupons.coupon_id,
+        coupons.coupon_key,
         -- A coupon known by a deletion alone has no snapshot, and so no type.
         coalesce(coupons.discount_type, 'UNKNOWN')      AS discount_type,
-        count(uses.redeemed_at)                         AS times_used,
-        min(uses.redeemed_at)                           AS first_used_at,
-        max(uses.redeemed_at)                           AS last_used_at,
-        count(*) FILTER (
-            uses.redeemed_at > coupons.deleted_at
-            AND (coupons.restored_at IS NULL OR uses.redeemed_at < coupons.restored_at)
-        )                                               AS uses_after_deletion
+        coupons.deleted_at,
+        coupons.restored_at,
+        coalesce(uses.times_used, 0)                    AS times_used,
+        uses.first_used_at,
+        uses.last_used_at
     FROM coupons
-    LEFT JOIN uses
-        ON uses.site_id = coupons.site_id AND uses.coupon_id = coupons.coupon_id
+    -- From the coupons' side, so that those never used count too.
+    LEFT JOIN uses ON uses.coupon_key = coupons.coupon_key
     WHERE CAST($site AS VARCHAR) IS NULL OR coupons.site_id = $site
-    GROUP BY coupons.site_id, coupons.coupon_id, coupons.discount_type, coupons.deleted_at, coupons.restored_at
+),
+after_deletion AS (
+    -- Few coupons have any: a deleted one takes no more orders, but for those under way.
+    SELECT counted.discount_type, count(*) AS uses_after_deletion
+    FROM redemptions
+    JOIN counted ON counted.coupon_key = redemptions.coupon_key
+    WHERE
+        counted.last_used_at > counted.deleted_at
+        AND redemptions.redeemed_at > counted.deleted_at
+        AND (counted.restored_at IS NULL OR redemptions.redeemed_at < counted.restored_at)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redemptions.redeemed_at < CAST($until AS TIMESTAMPTZ))
+    GROUP BY counted.discount_type
 ),
 per_type AS (
     SELECT
@@ -58,9 +74,8 @@ per_type AS (
         count(*) FILTER (times_used > 0)                AS coupons_used,
         CAST(sum(times_used) AS BIGINT)                 AS times_used,
         min(first_used_at)                              AS first_used_at,
-        max(last_used_at)                               AS last_used_at,
-        CAST(sum(uses_after_deletion) AS BIGINT)        AS uses_after_deletion
-    FROM per_coupon
+        max(last_used_at)                               AS last_used_at
+    FROM counted
     GROUP BY discount_type
 )
 SELECT
@@ -74,7 +89,8 @@ SELECT
                                                         AS uses_per_used_coupon,
     first_used_at,
     last_used_at,
-    uses_after_deletion
+    coalesce(uses_after_deletion, 0)                    AS uses_after_deletion
 FROM per_type
 JOIN types USING (discount_type)
+LEFT JOIN after_deletion USING (discount_type)
 ORDER BY types.place

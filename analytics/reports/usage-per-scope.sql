@@ -20,23 +20,22 @@
 -- table: scope, coupons, coupons_used, times_used, share_of_uses, first_used_at, last_used_at
 
 WITH uses AS (
-    SELECT
-        site_id,
-        coupon_id,
-        count(*)                                        AS times_used,
-        min(redeemed_at)                                AS first_used_at,
-        max(redeemed_at)                                AS last_used_at
+    -- Of all times the projection has counted already: the uses themselves are read for a span of time alone.
+    SELECT coupon_key, times_used, first_used_at, last_used_at
+    FROM coupon_usage
+    WHERE CAST($since AS TIMESTAMPTZ) IS NULL AND CAST($until AS TIMESTAMPTZ) IS NULL
+    UNION ALL
+    SELECT coupon_key, count(*), min(redeemed_at), max(redeemed_at)
     FROM redemptions
     WHERE
-        (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        (CAST($since AS TIMESTAMPTZ) IS NOT NULL OR CAST($until AS TIMESTAMPTZ) IS NOT NULL)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR redeemed_at >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR redeemed_at < CAST($until AS TIMESTAMPTZ))
-    GROUP BY site_id, coupon_id
+    GROUP BY coupon_key
 ),
 scoped AS (
     SELECT
-        site_id,
-        coupon_id,
+        coupon_key,
         -- A coupon known by a deletion alone may be for anything; one whose snapshot tells no scope is for everything.
         snapshot_event_id IS NOT NULL                   AS told,
         scope_namespace,
@@ -58,8 +57,7 @@ per_scope AS (
         max(uses.last_used_at)                          AS last_used_at
     FROM scoped
     -- From the coupons' side, so that scopes never used are listed, with 0.
-    LEFT JOIN uses
-        ON uses.site_id = scoped.site_id AND uses.coupon_id = scoped.coupon_id
+    LEFT JOIN uses ON uses.coupon_key = scoped.coupon_key
     GROUP BY scoped.told, scoped.scope_namespace, scoped.scope_group, scoped.scope_entity_id
 )
 SELECT

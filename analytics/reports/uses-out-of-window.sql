@@ -5,6 +5,7 @@
 -- parameter: site   text       null  Only this site; null: every site.
 -- parameter: since  timestamp  null  Only uses at or after this time; null: from the beginning.
 -- parameter: until  timestamp  null  Only uses before this time; null: to the end.
+-- parameter: limit  count      10000 Only so many, the latest; null: all of them.
 -- column: site_id          text     The site (Wix app instance) that the coupon belongs to.
 -- column: coupon_id        text     Wix's id of the coupon.
 -- column: code             text     The code at the time of use; where the use did not show it, the code now.
@@ -22,25 +23,65 @@
 -- What the coupon was then is what the use's own event says of it, else the latest that any event said before: by sequence
 -- among those that carry one, by time otherwise, then by event id. The history of a coupon (eventstore/projections/history.py)
 -- finds the same; a test compares the two.
-WITH deletions AS (
-    SELECT site_id, coupon_id, min(event_time) AS first_at, min(sequence) AS first_sequence
+--
+-- A shop that leaves what is used switched off has such uses by the million. So where the list is limited, those that show by
+-- themselves that they are out of window are counted by the hour first, and of the rest of the log no more is looked at than from
+-- the time on (`since_when`) from which they alone fill the list.
+WITH hours AS (
+    SELECT min(event_time) AS begins, count(*) AS uses
+    FROM facts
+    WHERE
+        type = 'coupon.applied'
+        AND (event_time < start_time OR event_time >= expiration_time OR NOT active)
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    GROUP BY floor(epoch_us(event_time) / 3600000000)
+),
+-- Twice as many as are wanted, for some may report a use once more, and count for nothing: if too many do, all are looked at.
+perhaps_when AS (
+    SELECT max(begins) AS begins
+    FROM (SELECT begins, sum(uses) OVER (ORDER BY begins DESC) AS uses FROM hours) AS from_then_on
+    WHERE uses / 2 >= $limit
+),
+first_reports AS (
+    SELECT count(*) AS uses
+    FROM facts
+    WHERE
+        type = 'coupon.applied'
+        AND (event_time < start_time OR event_time >= expiration_time OR NOT active)
+        AND event_time >= (SELECT begins FROM perhaps_when)
+        AND event_key IN (SELECT event_key FROM redemptions)
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+),
+since_when AS (
+    SELECT
+        CASE
+            WHEN (SELECT uses FROM first_reports) >= $limit THEN (SELECT begins FROM perhaps_when)
+            ELSE (SELECT min(event_time) FROM facts)
+        END                                             AS begins
+),
+deletions AS (
+    SELECT coupon_key, min(event_time) AS first_at, min(sequence) AS first_sequence
     FROM facts
     WHERE type = 'coupon.deleted'
-    GROUP BY site_id, coupon_id
+    GROUP BY coupon_key
 ),
 suspects AS (
     SELECT
-        facts.position, facts.site_id, facts.coupon_id, facts.event_id, facts.event_time, facts.sequence,
+        facts.position, facts.coupon_key, facts.event_key, facts.event_id, facts.event_time, facts.sequence,
         facts.has_coupon, facts.start_time, facts.expiration_time, facts.active,
         -- No other use can come after a deletion, be it by time or by sequence.
         coalesce(facts.event_time >= deletions.first_at, false)
         OR coalesce(facts.sequence >= deletions.first_sequence, false)
                                                         AS perhaps_deleted
     FROM facts
-    LEFT JOIN deletions
-        ON deletions.site_id = facts.site_id AND deletions.coupon_id = facts.coupon_id
+    LEFT JOIN deletions ON deletions.coupon_key = facts.coupon_key
     WHERE
         facts.type = 'coupon.applied'
+        AND facts.event_time >= (SELECT begins FROM since_when)
         AND (CAST($site AS VARCHAR) IS NULL OR facts.site_id = $site)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR facts.event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR facts.event_time < CAST($until AS TIMESTAMPTZ))
@@ -54,16 +95,16 @@ suspects AS (
         )
 ),
 bare AS (
-    SELECT site_id, coupon_id, position
+    SELECT DISTINCT coupon_key
     FROM suspects
     WHERE NOT has_coupon
 ),
 lines AS (
     SELECT
-        position, site_id, coupon_id, sequence, has_coupon, start_time, expiration_time, active,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY sequence NULLS FIRST, event_time, event_id)
+        position, coupon_key, sequence, has_coupon, start_time, expiration_time, active,
+        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
                                                         AS by_sequence,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
                                                         AS by_time
     FROM facts
     WHERE
@@ -71,7 +112,7 @@ lines AS (
             type = 'coupon.applied'
             OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
         )
-        AND EXISTS (SELECT 1 FROM bare WHERE bare.site_id = facts.site_id AND bare.coupon_id = facts.coupon_id)
+        AND coupon_key IN (SELECT coupon_key FROM bare)
 ),
 -- The places of the latest snapshot that carries a sequence and of the latest that does not.
 before AS (
@@ -80,16 +121,16 @@ before AS (
         CASE
             WHEN sequence IS NULL THEN
                 max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
             ELSE
                 max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id
+                    PARTITION BY coupon_key
                     ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
         END                                             AS sequenced,
         max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         )                                               AS unsequenced
     FROM lines
 ),
@@ -103,34 +144,28 @@ known AS (
         END                                             AS told_at
     FROM before
     LEFT JOIN lines AS ranked
-        ON ranked.site_id = before.site_id AND ranked.coupon_id = before.coupon_id
-        AND ranked.by_sequence = before.sequenced
+        ON ranked.coupon_key = before.coupon_key AND ranked.by_sequence = before.sequenced
     LEFT JOIN lines AS other
-        ON other.site_id = before.site_id AND other.coupon_id = before.coupon_id
-        AND other.by_time = before.unsequenced
+        ON other.coupon_key = before.coupon_key AND other.by_time = before.unsequenced
     WHERE NOT before.has_coupon
 ),
 life_lines AS (
     SELECT
         *,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY sequence NULLS FIRST, event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
                                                         AS by_sequence,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
                                                         AS by_time
     FROM (
-        SELECT position, site_id, coupon_id, event_id, event_time, sequence, 'other' AS type
+        SELECT position, coupon_key, event_id, event_time, sequence, 'other' AS type
         FROM suspects
         WHERE perhaps_deleted
         UNION ALL
-        SELECT position, site_id, coupon_id, event_id, event_time, sequence, type
+        SELECT position, coupon_key, event_id, event_time, sequence, type
         FROM facts
         WHERE
             (type = 'coupon.created' OR type = 'coupon.deleted')
-            AND EXISTS (
-                SELECT 1
-                FROM suspects
-                WHERE perhaps_deleted AND suspects.site_id = facts.site_id AND suspects.coupon_id = facts.coupon_id
-            )
+            AND coupon_key IN (SELECT coupon_key FROM suspects WHERE perhaps_deleted)
     ) AS events_of_a_life
 ),
 life_before AS (
@@ -139,16 +174,16 @@ life_before AS (
         CASE
             WHEN sequence IS NULL THEN
                 max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
             ELSE
                 max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id
+                    PARTITION BY coupon_key
                     ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
         END                                             AS sequenced,
         max(CASE WHEN type <> 'other' AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         )                                               AS unsequenced
     FROM life_lines
 ),
@@ -161,11 +196,9 @@ life_known AS (
         END                                             AS told_at
     FROM life_before
     LEFT JOIN life_lines AS ranked
-        ON ranked.site_id = life_before.site_id AND ranked.coupon_id = life_before.coupon_id
-        AND ranked.by_sequence = life_before.sequenced
+        ON ranked.coupon_key = life_before.coupon_key AND ranked.by_sequence = life_before.sequenced
     LEFT JOIN life_lines AS other
-        ON other.site_id = life_before.site_id AND other.coupon_id = life_before.coupon_id
-        AND other.by_time = life_before.unsequenced
+        ON other.coupon_key = life_before.coupon_key AND other.by_time = life_before.unsequenced
     WHERE life_before.type = 'other'
 ),
 after_deletion AS (
@@ -176,7 +209,7 @@ after_deletion AS (
 ),
 judged AS (
     SELECT
-        suspects.site_id, suspects.coupon_id, suspects.event_id, suspects.event_time, after_deletion.deleted_at,
+        suspects.coupon_key, suspects.event_key, suspects.event_time, after_deletion.deleted_at,
         CASE WHEN suspects.has_coupon THEN suspects.start_time ELSE lines.start_time END
                                                         AS start_time,
         CASE WHEN suspects.has_coupon THEN suspects.expiration_time ELSE lines.expiration_time END
@@ -192,31 +225,36 @@ odd AS (
     SELECT *
     FROM judged
     WHERE event_time < start_time OR event_time >= expiration_time OR NOT active OR deleted_at IS NOT NULL
+),
+listed AS (
+    SELECT
+        odd.*, redemptions.code, redemptions.order_id, redemptions.app_id,
+        row_number() OVER (ORDER BY odd.event_time DESC, odd.coupon_key, redemptions.order_id)
+                                                        AS place
+    FROM odd
+    -- Only the first report of a use stands there: an order that is reported again is no other use.
+    JOIN redemptions ON redemptions.event_key = odd.event_key
 )
 SELECT
-    odd.site_id                                         AS site_id,
-    odd.coupon_id                                       AS coupon_id,
-    coalesce(redemptions.code, coupons.code)            AS code,
+    coupons.site_id                                     AS site_id,
+    coupons.coupon_id                                   AS coupon_id,
+    coalesce(listed.code, coupons.code)                 AS code,
     coupons.name                                        AS name,
-    redemptions.order_id                                AS order_id,
-    redemptions.app_id                                  AS app_id,
-    odd.event_time                                      AS used_at,
+    listed.order_id                                     AS order_id,
+    listed.app_id                                       AS app_id,
+    listed.event_time                                   AS used_at,
     concat_ws(
         ', ',
-        CASE WHEN odd.event_time < odd.start_time THEN 'before start' END,
-        CASE WHEN odd.event_time >= odd.expiration_time THEN 'after expiration' END,
-        CASE WHEN NOT odd.active THEN 'while inactive' END,
-        CASE WHEN odd.deleted_at IS NOT NULL THEN 'after deletion' END
+        CASE WHEN listed.event_time < listed.start_time THEN 'before start' END,
+        CASE WHEN listed.event_time >= listed.expiration_time THEN 'after expiration' END,
+        CASE WHEN NOT listed.active THEN 'while inactive' END,
+        CASE WHEN listed.deleted_at IS NOT NULL THEN 'after deletion' END
     )                                                   AS reasons,
-    odd.start_time                                      AS start_time,
-    odd.expiration_time                                 AS expiration_time,
-    odd.active                                          AS active,
-    odd.deleted_at                                      AS deleted_at
-FROM odd
--- Only the first report of a use stands there: an order that is reported again is no other use.
-JOIN redemptions
-    ON redemptions.event_id = odd.event_id AND redemptions.site_id = odd.site_id
-    AND redemptions.coupon_id = odd.coupon_id
-JOIN coupons
-    ON coupons.site_id = odd.site_id AND coupons.coupon_id = odd.coupon_id
-ORDER BY used_at, odd.site_id, odd.coupon_id, order_id
+    listed.start_time                                   AS start_time,
+    listed.expiration_time                              AS expiration_time,
+    listed.active                                       AS active,
+    listed.deleted_at                                   AS deleted_at
+FROM listed
+JOIN coupons ON coupons.coupon_key = listed.coupon_key
+WHERE CAST($limit AS BIGINT) IS NULL OR listed.place <= $limit
+ORDER BY used_at DESC, coupons.site_id, coupons.coupon_id, listed.order_id

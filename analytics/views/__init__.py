@@ -23,6 +23,7 @@ from analytics.lake import Snapshot
 from analytics.lake.levels import parquet, visible
 from eventstore.projections.catalogue import Catalogue
 from eventstore.projections.duck import quoted
+from eventstore.projections.views import status_sql
 
 CHANGES = "changes"
 EVENTS_ABOUT = "The log: every event, what it says in typed columns, and its payload; holds personal data."
@@ -30,6 +31,19 @@ FACTS_ABOUT = "The log without the payloads: what every event says, in typed col
 DELIVERIES_ABOUT = "Counts of deliveries that are no events of the log, by day of receipt; the rest are in events."
 CHANGES_ABOUT = "What each event changed of a coupon, a row a fact, against the snapshot before it."
 REGISTER_COLUMNS = "coupons"
+STATUS_PARAMETERS = (
+    "deleted",
+    "snapshot_event_id",
+    "active",
+    "expired",
+    "expiration_time",
+    "usage_limit",
+    "times_used",
+    "reported_usages",
+    "start_time",
+    "instant",
+)
+"""What `coupon_status` takes: the columns that `status.sql` reads, and the instant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +58,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Macro:
-    """A table that takes parameters."""
+    """A table, or of `scalar_macros` a value, that takes parameters."""
 
     name: str
     parameters: tuple[str, ...]
@@ -72,6 +86,12 @@ def macros() -> tuple[Macro, ...]:
         Macro("coupons_as_of", ("moment",), "SELECT * FROM register(moment, NULL)"),
         Macro("known_at", ("moment",), "SELECT * FROM register(NULL, moment)"),
     )
+
+
+def scalar_macros() -> tuple[Macro, ...]:
+    """What a coupon is good for at an instant, of what the register and its uses say of it: in this order and one by one, for a
+    macro's parameters have no types by which a row could be told."""
+    return (Macro("coupon_status", STATUS_PARAMETERS, status_sql().replace(":at", STATUS_PARAMETERS[-1])),)
 
 
 @lru_cache(maxsize=1)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventstore.cli.common import NOTHING, json_option, open_store, print_json, print_table, progress
+from eventstore.cli.common import NOTHING, ended_by_sigterm, json_option, open_store, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from eventstore.projections.originals import Reread
@@ -75,7 +72,7 @@ def rebuild_projections(
         else:
             click.echo(f"dropped: {', '.join(dropped)}" if dropped else "no tables were kept")
         return
-    with open_store(ctx) as store, _ended_by_sigterm():
+    with open_store(ctx) as store, ended_by_sigterm():
         with progress("rebuilding", "events") as update:
             result = store.rebuild_projections(
                 *names,
@@ -90,20 +87,6 @@ def rebuild_projections(
         print_json(asdict(result))
     else:
         _print_result(result)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print_result(result: RebuildResult) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from eventstore.cli.common import open_store, print_json, print_table
+from eventstore.cli.lakes import asked, lake_option, lake_progress, place_of
 
 if TYPE_CHECKING:
-    from analytics import ReportResult
+    from analytics import Report, ReportResult
+    from analytics.catalogue import Parameter
     from eventstore.store import EventStore
+
+ENGINES = ("duckdb", "spark")
+"""What can answer a report; the first unless another is asked for."""
 
 
 @click.command()
@@ -21,9 +27,25 @@ if TYPE_CHECKING:
     "--param", "-p", "given", multiple=True, metavar="NAME=VALUE", help="A parameter of the report; repeatable."
 )
 @click.option("--site", metavar="ID", help="Only this site: the same as -p site=ID.")
+@click.option("--tz", metavar="ZONE", help="Days of this time zone, as in Europe/Berlin: the same as -p tz=ZONE.")
 @click.option("--json", "output", flag_value="json", help="JSON: a list of objects.")
 @click.option("--csv", "output", flag_value="csv", help="CSV with a header line.")
+@click.option(
+    "--parquet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a Parquet file with typed columns, which appears once it is whole.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Rows of the table to show.")
+@click.option("--describe", is_flag=True, help="Tell what the report answers, its parameters and its columns.")
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="What answers: DuckDB here, or Spark, wherever Spark is told to run.",
+)
+@lake_option
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -31,15 +53,28 @@ def report(
     list_all: bool,
     given: tuple[str, ...],
     site: str | None,
+    tz: str | None,
     output: str | None,
+    parquet: Path | None,
     limit: int | None,
+    describe: bool,
+    engine: str,
+    lake: str | None,
 ) -> None:
-    """Answer a question about the coupons with DuckDB: as a table, JSON or CSV.
+    """Answer a question about the coupons with DuckDB or Spark: as a table, JSON, CSV or Parquet.
 
-    `eventstore report --list` shows the reports; `eventstore report NAME -p since=2026-09-01` sets a parameter.
+    `eventstore report --list` shows the reports, `eventstore report NAME --describe` what one takes and tells;
+    `eventstore report NAME -p since=2026-09-01` sets a parameter.
     """
+    if parquet is not None and output is not None:
+        raise click.UsageError(f"--parquet and --{output} exclude each other")
     if list_all or name is None:
+        if describe or parquet is not None:
+            raise click.UsageError("name the report; `eventstore report --list` shows which there are")
         _print_list(output)
+        return
+    if describe:
+        _describe(name, output)
         return
     parameters = {}
     for each in given:
@@ -49,35 +84,56 @@ def report(
         parameters[key] = value
     if site is not None:
         parameters["site"] = site
+    if tz is not None:
+        parameters["tz"] = tz
     with open_store(ctx) as store:
-        if output is None:
-            print_report(store, name, parameters, limit=limit)
+        if output is None and parquet is None:
+            print_report(store, name, parameters, limit=limit, lake=lake, engine=engine)
             return
-        result = _answer(store, name, parameters)
+        result = _answer(store, name, parameters, lake, engine)
+        if parquet is not None:
+            from analytics.files import new_file
+
+            with new_file(parquet) as file:
+                file.write(result.to_parquet())
+            click.echo(f"{parquet}: {len(result.rows):,} rows at position {result.position:,}")
+            return
         click.echo(result.to_json().decode() if output == "json" else result.to_csv(), nl=output == "json")
 
 
-def _answer(store: EventStore, name: str, parameters: dict[str, str]) -> ReportResult:
-    """The report's answer; what it was read from and does not follow the log is named on standard error."""
-    from analytics import connect, report, run_report
+def _answer(
+    store: EventStore, name: str, parameters: dict[str, str], lake: str | None = None, engine: str = ENGINES[0]
+) -> ReportResult:
+    from analytics import report, run_report
 
     report(name).values(parameters)  # what is wrong there is said before anything is read
-    with connect(store.engine, projections=store.catalogue) as connection:
-        result = run_report(connection, name, **parameters)
-        for each in connection.behind:
-            click.echo(
-                f"{each} is behind this program: an older version of its model made it; `eventstore upgrade` rebuilds it",
-                err=True,
+    if engine == "spark":
+        from analytics import spark
+
+        with lake_progress() as told:
+            opened = spark.connect(
+                store.engine, lake=place_of(store, lake), projections=store.catalogue, on_progress=told
             )
-    return result
+        with opened:
+            return opened.run_report(name, **parameters)
+    with asked(store, lake) as connection:
+        return run_report(connection, name, **parameters)
 
 
-def print_report(store: EventStore, name: str, parameters: dict[str, str], *, limit: int | None = None) -> None:
+def print_report(
+    store: EventStore,
+    name: str,
+    parameters: dict[str, str],
+    *,
+    limit: int | None = None,
+    lake: str | None = None,
+    engine: str = ENGINES[0],
+) -> None:
     """Print a report as a table; numbers to the right, at most `limit` rows."""
     from analytics import report as find_report
 
     shown = find_report(name).table
-    result = _answer(store, name, parameters)
+    result = _answer(store, name, parameters, lake, engine)
     kept = [number for number, column in enumerate(result.columns) if column.name in shown]
     headings = {number: result.columns[number].name.replace("_", " ") for number in kept}
     cells = result.cells()
@@ -102,31 +158,62 @@ def _is_numeric(rows: Sequence[tuple[object, ...]], number: int) -> bool:
 
 def _print_list(output: str | None) -> None:
     from analytics import reports
+    from analytics.catalogue import GROUPS
 
     found = reports()
     if output == "json":
-        print_json(
-            [
-                {
-                    "name": each.name,
-                    "title": each.title,
-                    "question": each.question,
-                    "parameters": [
-                        {
-                            "name": parameter.name,
-                            "type": parameter.type,
-                            "default": parameter.default,
-                            "doc": parameter.doc,
-                        }
-                        for parameter in each.parameters
-                    ],
-                }
-                for each in found
-            ]
-        )
+        print_json([_facts(each) for each in found])
         return
+    for word, heading in (GROUPS | {"": "More"}).items():
+        rows = [(each.name, each.title, each.question) for each in found if each.group == word]
+        if rows:
+            print_table(heading, ["report", "title", "question"], rows)
+    click.echo("What one takes and tells: eventstore report NAME --describe")
+
+
+def _describe(name: str, output: str | None) -> None:
+    from analytics import report as find_report
+
+    found = find_report(name)
+    if output == "json":
+        columns = [{"name": each.name, "unit": each.unit, "doc": each.doc} for each in found.columns]
+        print_json(_facts(found) | {"columns": columns})
+        return
+    click.echo(f"{found.title}: {found.question}\n")
     print_table(
         None,
-        ["report", "question", "parameters"],
-        [(each.name, each.question, ", ".join(parameter.name for parameter in each.parameters)) for each in found],
+        ["parameter", "takes", "default", "what it is"],
+        [(each.name, each.expected, _default(each), each.doc) for each in found.parameters],
     )
+    print_table(
+        None,
+        ["column", "unit", "what it is"],
+        [(each.name, each.unit, each.doc) for each in found.columns],
+    )
+    if len(found.table) < len(found.columns):
+        click.echo(f"The table shows {', '.join(found.table)}; --json, --csv and --parquet have all.")
+
+
+def _default(parameter: Parameter) -> str | None:
+    if isinstance(parameter.default, bool):
+        return "true" if parameter.default else "false"
+    return None if parameter.default is None else str(parameter.default)
+
+
+def _facts(found: Report) -> dict[str, Any]:
+    """What programs are told of a report."""
+    return {
+        "name": found.name,
+        "title": found.title,
+        "group": found.group,
+        "question": found.question,
+        "parameters": [
+            {
+                "name": each.name,
+                "type": "|".join(each.choices) or each.type,
+                "default": each.default,
+                "doc": each.doc,
+            }
+            for each in found.parameters
+        ],
+    }

@@ -258,8 +258,8 @@ def test_a_key_is_the_same_in_every_table(db: analytics.AnalyticsConnection) -> 
         sql = f"SELECT DISTINCT site_id, {texts}, coupon_key FROM {table}"
         found = db.execute(f"SELECT * FROM ({sql}) EXCEPT SELECT site_id, coupon_id, coupon_key FROM facts").fetchall()
         assert found == []
-    counts = "SELECT count(DISTINCT coupon_key), count(DISTINCT (site_id, coupon_id)), count(DISTINCT event_key), count(*) FROM facts"
-    [(keys, coupons, events, rows)] = db.execute(f"{counts} WHERE coupon_id IS NOT NULL").fetchall()
+    counts = "count(DISTINCT coupon_key), count(DISTINCT (site_id, coupon_id)), count(DISTINCT event_key), count(*)"
+    [(keys, coupons, events, rows)] = db.execute(f"SELECT {counts} FROM facts WHERE coupon_id IS NOT NULL").fetchall()
     assert (keys, events) == (coupons, rows)
     joined = "SELECT count(*) FROM redemptions r JOIN facts f ON f.event_key = r.event_key AND f.event_id = r.event_id"
     assert db.execute(joined).fetchall() == db.execute("SELECT count(*) FROM redemptions").fetchall()
