@@ -132,18 +132,19 @@ class AnalyticsConnection:
         DuckDB refuses.
         """
         statement = _query(sql)
-        return self._limited(lambda: self._duckdb.execute(statement, parameters))
+        return self.limited(lambda: self._duckdb.execute(statement, parameters))
 
     def sql(self, query: str, parameters: Parameters = None) -> duckdb.DuckDBPyRelation:
         """The query's relation: `to_arrow_table()`, `df()`, `show()` … run it. Raises as `execute` does."""
         statement = _query(query)
-        return self._limited(lambda: self._duckdb.sql(statement.query, params=parameters))
+        return self.limited(lambda: self._duckdb.sql(statement.query, params=parameters))
 
     def interrupt(self) -> None:
         """End the query that another thread is running: it fails."""
         self._duckdb.interrupt()
 
-    def _limited(self, run: Callable[[], _Result]) -> _Result:
+    def limited(self, run: Callable[[], _Result]) -> _Result:
+        """Do what asks and fetches here within the time limit: what is fetched bit by bit is computed so too."""
         timer = None if self._time_limit is None else Timer(self._time_limit, self._duckdb.interrupt)
         if timer is not None:
             timer.daemon = True

@@ -35,12 +35,16 @@ def answer(
     connection: AnalyticsConnection, asked: Report, values: dict[str, Any], *, at_most: int | None = None
 ) -> ReportResult:
     """Answer a report with values that `Report.values` has made. Raises InputError if it has more than `at_most` rows."""
-    found = connection.execute(asked.sql, values)
     rows: list[tuple[Any, ...]] = []
-    while page := found.fetchmany(FETCHED_ROWS):
-        rows += (tuple(_value(value) for value in row) for row in page)
-        if at_most is not None and len(rows) > at_most:
-            raise InputError(f"the answer has more than {at_most:,} rows")
+
+    def ask() -> None:
+        found = connection.execute(asked.sql, values)
+        while page := found.fetchmany(FETCHED_ROWS):
+            rows.extend(tuple(_value(value) for value in row) for row in page)
+            if at_most is not None and len(rows) > at_most:
+                raise InputError(f"the answer has more than {at_most:,} rows")
+
+    connection.limited(ask)
     return ReportResult(asked.name, asked.title, values, connection.position, asked.columns, tuple(rows))
 
 

@@ -56,7 +56,8 @@ shown AS (
         sited.same_code,
         sited.coupon_id,
         sited.coupon_key,
-        arg_max(sited.code, sited.last_at)              AS code,
+        -- Of two spellings of the same time one, and always the same.
+        arg_max(sited.code, (sited.last_at, sited.code)) AS code,
         min(sited.first_at)                             AS first_at,
         max(sited.last_at)                              AS last_at
     FROM sited

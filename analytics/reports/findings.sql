@@ -20,99 +20,145 @@
 
 -- The codes are those of eventstore/projections/history.py, which finds the same for one coupon; a test compares the two. Events
 -- that are about no coupon stand in no history: of those only being late is found.
-WITH deletions AS (
-    SELECT site_id, coupon_id, min(event_time) AS first_at, min(sequence) AS first_sequence
-    FROM facts
-    WHERE type = 'coupon.deleted'
-    GROUP BY site_id, coupon_id
+--
+-- Two kinds of findings may be as many as there are events: that one was recorded late (a log that was brought in has nothing
+-- else), and that a use shows by itself that it was out of its window (a shop that leaves what is used switched off). Of these the
+-- log is counted in pieces first, and only as much of its end is looked at then as is listed.
+WITH again AS (
+    -- Events that report a use once more: they count for nothing, and nothing else is odd about them as a use.
+    SELECT
+        facts.position, facts.event_time, later.redeemed_at, facts.start_time, facts.expiration_time, facts.active
+    FROM (
+        SELECT coupon_key, redeemed_at, unnest(later_event_ids) AS event_id
+        FROM redemptions
+        WHERE reports > 1
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+    ) AS later
+    JOIN facts ON facts.event_id = later.event_id AND facts.coupon_key = later.coupon_key
 ),
--- Events that report a use once more: they count for nothing, and nothing else is odd about them as a use.
-again AS (
-    SELECT facts.position, facts.event_time, redemptions.redeemed_at
-    FROM redemptions
-    JOIN facts
-        ON facts.site_id = redemptions.site_id AND facts.coupon_id = redemptions.coupon_id
-        AND coalesce(facts.order_id, 'event:' || facts.event_id) = redemptions.order_id
-    WHERE
-        redemptions.reports > 1
-        AND facts.type = 'coupon.applied'
-        AND facts.event_id <> redemptions.event_id
-        AND (CAST($site AS VARCHAR) IS NULL OR facts.site_id = $site)
+pieces AS (
+    SELECT
+        piece,
+        min(position)                                   AS begins,
+        sum(late)                                       AS late,
+        sum(before_start)                               AS before_start,
+        sum(expired)                                    AS expired,
+        sum(inactive)                                   AS inactive
+    FROM (
+        SELECT
+            position,
+            floor(position / 16384)                     AS piece,
+            CASE WHEN source <> 'snapshot' AND epoch_us(recorded_at) - epoch_us(event_time) > 3600000000 THEN 1 ELSE 0 END
+                                                        AS late,
+            CASE WHEN type = 'coupon.applied' AND event_time < start_time THEN 1 ELSE 0 END
+                                                        AS before_start,
+            CASE WHEN type = 'coupon.applied' AND event_time >= expiration_time THEN 1 ELSE 0 END
+                                                        AS expired,
+            CASE WHEN type = 'coupon.applied' AND NOT active THEN 1 ELSE 0 END
+                                                        AS inactive
+        FROM facts
+        WHERE
+            true
+            AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+            AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+            AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+        UNION ALL
+        SELECT
+            position,
+            floor(position / 16384)                     AS piece,
+            0                                           AS late,
+            CASE WHEN event_time < start_time THEN -1 ELSE 0 END
+                                                        AS before_start,
+            CASE WHEN event_time >= expiration_time THEN -1 ELSE 0 END
+                                                        AS expired,
+            CASE WHEN NOT active THEN -1 ELSE 0 END     AS inactive
+        FROM again
+        WHERE
+            (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+            AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    ) AS counts
+    GROUP BY piece
 ),
+-- From which position on there are as many of a code as are listed, or all that there are; far behind the end: there are none.
+beginnings AS (
+    SELECT
+        coalesce(
+            max(CASE WHEN late_from_then_on >= $limit THEN begins END),
+            min(CASE WHEN late > 0 THEN begins END),
+            9223372036854775807
+        )                                               AS late,
+        coalesce(
+            max(CASE WHEN before_start_from_then_on >= $limit THEN begins END),
+            min(CASE WHEN before_start > 0 THEN begins END),
+            9223372036854775807
+        )                                               AS before_start,
+        coalesce(
+            max(CASE WHEN expired_from_then_on >= $limit THEN begins END),
+            min(CASE WHEN expired > 0 THEN begins END),
+            9223372036854775807
+        )                                               AS expired,
+        coalesce(
+            max(CASE WHEN inactive_from_then_on >= $limit THEN begins END),
+            min(CASE WHEN inactive > 0 THEN begins END),
+            9223372036854775807
+        )                                               AS inactive
+    FROM (
+        SELECT
+            begins, late, before_start, expired, inactive,
+            sum(late) OVER (ORDER BY begins DESC)       AS late_from_then_on,
+            sum(before_start) OVER (ORDER BY begins DESC) AS before_start_from_then_on,
+            sum(expired) OVER (ORDER BY begins DESC)    AS expired_from_then_on,
+            sum(inactive) OVER (ORDER BY begins DESC)   AS inactive_from_then_on
+        FROM pieces
+    ) AS from_then_on
+),
+-- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
 limits AS (
-    SELECT site_id, coupon_id, min(usage_limit) AS least
+    SELECT coupon_key, min(usage_limit) AS least
     FROM facts
     WHERE
         usage_limit IS NOT NULL
         AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
         AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-    GROUP BY site_id, coupon_id
+    GROUP BY coupon_key
 ),
--- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
+exceeded AS (
+    SELECT limits.coupon_key, limits.least
+    FROM limits
+    JOIN coupon_usage ON coupon_usage.coupon_key = limits.coupon_key
+    WHERE coupon_usage.times_used > limits.least
+),
 numbered AS (
     SELECT
-        uses.site_id, uses.coupon_id, uses.order_id, uses.event_id, uses.redeemed_at, uses.least,
-        row_number() OVER (PARTITION BY uses.site_id, uses.coupon_id ORDER BY uses.redeemed_at, uses.event_id)
+        redemptions.event_key, redemptions.redeemed_at, exceeded.least,
+        row_number() OVER (PARTITION BY redemptions.coupon_key ORDER BY redemptions.redeemed_at, redemptions.event_id)
                                                         AS number
-    FROM (
-        SELECT
-            redemptions.site_id, redemptions.coupon_id, redemptions.order_id, redemptions.event_id,
-            redemptions.redeemed_at, limits.least
-        FROM limits
-        JOIN coupon_usage
-            ON coupon_usage.site_id = limits.site_id AND coupon_usage.coupon_id = limits.coupon_id
-            AND coupon_usage.times_used > limits.least
-        JOIN redemptions
-            ON redemptions.site_id = limits.site_id AND redemptions.coupon_id = limits.coupon_id
-    ) AS uses
+    FROM exceeded
+    JOIN redemptions ON redemptions.coupon_key = exceeded.coupon_key
 ),
 perhaps_above AS (
-    SELECT
-        facts.position, facts.site_id, facts.coupon_id, facts.has_coupon, facts.usage_limit,
-        numbered.order_id, numbered.redeemed_at, numbered.number
+    SELECT facts.position, facts.has_coupon, facts.usage_limit, numbered.redeemed_at, numbered.number
     FROM numbered
-    JOIN facts
-        ON facts.event_id = numbered.event_id AND facts.site_id = numbered.site_id
+    JOIN facts ON facts.event_key = numbered.event_key
     WHERE numbered.number > numbered.least
-),
-suspects AS (
-    SELECT
-        facts.position, facts.site_id, facts.coupon_id, facts.event_id, facts.event_time, facts.sequence, facts.type,
-        facts.has_coupon, facts.start_time, facts.expiration_time, facts.active, facts.usage_limit,
-        coalesce(facts.event_time >= deletions.first_at, false)
-        OR coalesce(facts.sequence >= deletions.first_sequence, false)
-                                                        AS perhaps_deleted
-    FROM facts
-    LEFT JOIN deletions
-        ON deletions.site_id = facts.site_id AND deletions.coupon_id = facts.coupon_id
-    WHERE
-        facts.type IN ('coupon.updated', 'coupon.applied', 'coupon.observed')
-        AND (CAST($site AS VARCHAR) IS NULL OR facts.site_id = $site)
-        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR facts.event_time >= CAST($since AS TIMESTAMPTZ))
-        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR facts.event_time < CAST($until AS TIMESTAMPTZ))
-        AND (
-            facts.event_time >= deletions.first_at
-            OR facts.sequence >= deletions.first_sequence
-            OR facts.type = 'coupon.applied' AND (
-                NOT facts.has_coupon
-                OR facts.event_time < facts.start_time
-                OR facts.event_time >= facts.expiration_time
-                OR NOT facts.active
-            )
-        )
 ),
 -- What the coupon was at a use that does not say so itself.
 bare AS (
-    SELECT site_id, coupon_id, position
-    FROM suspects
-    WHERE NOT has_coupon AND type = 'coupon.applied'
+    SELECT coupon_key, position, event_time
+    FROM facts
+    WHERE
+        type = 'coupon.applied'
+        AND NOT has_coupon
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
 ),
 lines AS (
     SELECT
-        position, site_id, coupon_id, sequence, has_coupon, start_time, expiration_time, active, usage_limit,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY sequence NULLS FIRST, event_time, event_id)
+        position, coupon_key, sequence, has_coupon, start_time, expiration_time, active, usage_limit,
+        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
                                                         AS by_sequence,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
                                                         AS by_time
     FROM facts
     WHERE
@@ -120,7 +166,7 @@ lines AS (
             type = 'coupon.applied'
             OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
         )
-        AND EXISTS (SELECT 1 FROM bare WHERE bare.site_id = facts.site_id AND bare.coupon_id = facts.coupon_id)
+        AND coupon_key IN (SELECT DISTINCT coupon_key FROM bare)
 ),
 -- The places of the latest snapshot that carries a sequence and of the latest that does not.
 before AS (
@@ -129,16 +175,16 @@ before AS (
         CASE
             WHEN sequence IS NULL THEN
                 max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
             ELSE
                 max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id
+                    PARTITION BY coupon_key
                     ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
         END                                             AS sequenced,
         max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         )                                               AS unsequenced
     FROM lines
 ),
@@ -152,35 +198,63 @@ known AS (
         END                                             AS told_at
     FROM before
     LEFT JOIN lines AS ranked
-        ON ranked.site_id = before.site_id AND ranked.coupon_id = before.coupon_id
-        AND ranked.by_sequence = before.sequenced
+        ON ranked.coupon_key = before.coupon_key AND ranked.by_sequence = before.sequenced
     LEFT JOIN lines AS other
-        ON other.site_id = before.site_id AND other.coupon_id = before.coupon_id
-        AND other.by_time = before.unsequenced
+        ON other.coupon_key = before.coupon_key AND other.by_time = before.unsequenced
     WHERE NOT before.has_coupon
+),
+bare_uses AS (
+    SELECT bare.position, bare.event_time, lines.start_time, lines.expiration_time, lines.active
+    FROM bare
+    JOIN known ON known.position = bare.position
+    JOIN lines ON lines.position = known.told_at
+    WHERE bare.position NOT IN (SELECT position FROM again)
+),
+limited AS (
+    SELECT
+        perhaps_above.position, perhaps_above.redeemed_at, perhaps_above.number,
+        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE lines.usage_limit END
+                                                        AS allowed
+    FROM perhaps_above
+    LEFT JOIN known ON known.position = perhaps_above.position
+    LEFT JOIN lines ON lines.position = known.told_at
+),
+deletions AS (
+    SELECT coupon_key, min(event_time) AS first_at, min(sequence) AS first_sequence
+    FROM facts
+    WHERE type = 'coupon.deleted'
+    GROUP BY coupon_key
+),
+-- No other event can come after a deletion, be it by time or by sequence.
+perhaps_deleted AS (
+    SELECT facts.position, facts.coupon_key, facts.event_time
+    FROM facts
+    JOIN deletions ON deletions.coupon_key = facts.coupon_key
+    WHERE
+        facts.type IN ('coupon.updated', 'coupon.applied', 'coupon.observed')
+        AND (facts.event_time >= deletions.first_at OR facts.sequence >= deletions.first_sequence)
+        AND (CAST($site AS VARCHAR) IS NULL OR facts.site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR facts.event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR facts.event_time < CAST($until AS TIMESTAMPTZ))
 ),
 -- Whether the latest creation or deletion before an event is a deletion.
 life_lines AS (
     SELECT
         *,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY sequence NULLS FIRST, event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
                                                         AS by_sequence,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time, event_id)
+        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
                                                         AS by_time
     FROM (
-        SELECT position, site_id, coupon_id, event_id, event_time, sequence, 'other' AS type
-        FROM suspects
-        WHERE perhaps_deleted
+        SELECT position, coupon_key, event_id, event_time, sequence, 'other' AS type
+        FROM facts
+        WHERE position IN (SELECT position FROM perhaps_deleted)
         UNION ALL
-        SELECT position, site_id, coupon_id, event_id, event_time, sequence, type
+        SELECT position, coupon_key, event_id, event_time, sequence, type
         FROM facts
         WHERE
             (type = 'coupon.created' OR type = 'coupon.deleted')
-            AND EXISTS (
-                SELECT 1
-                FROM suspects
-                WHERE perhaps_deleted AND suspects.site_id = facts.site_id AND suspects.coupon_id = facts.coupon_id
-            )
+            AND coupon_key IN (SELECT DISTINCT coupon_key FROM perhaps_deleted)
     ) AS events_of_a_life
 ),
 life_before AS (
@@ -189,16 +263,16 @@ life_before AS (
         CASE
             WHEN sequence IS NULL THEN
                 max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
             ELSE
                 max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY site_id, coupon_id
+                    PARTITION BY coupon_key
                     ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 )
         END                                             AS sequenced,
         max(CASE WHEN type <> 'other' AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY site_id, coupon_id ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         )                                               AS unsequenced
     FROM life_lines
 ),
@@ -211,113 +285,83 @@ life_known AS (
         END                                             AS told_at
     FROM life_before
     LEFT JOIN life_lines AS ranked
-        ON ranked.site_id = life_before.site_id AND ranked.coupon_id = life_before.coupon_id
-        AND ranked.by_sequence = life_before.sequenced
+        ON ranked.coupon_key = life_before.coupon_key AND ranked.by_sequence = life_before.sequenced
     LEFT JOIN life_lines AS other
-        ON other.site_id = life_before.site_id AND other.coupon_id = life_before.coupon_id
-        AND other.by_time = life_before.unsequenced
+        ON other.coupon_key = life_before.coupon_key AND other.by_time = life_before.unsequenced
     WHERE life_before.type = 'other'
 ),
 after_deletion AS (
-    SELECT life_known.position AS position, life_lines.event_time AS deleted_at
-    FROM life_known
+    SELECT perhaps_deleted.position, perhaps_deleted.event_time, life_lines.event_time AS deleted_at
+    FROM perhaps_deleted
+    JOIN life_known ON life_known.position = perhaps_deleted.position
     JOIN life_lines ON life_lines.position = life_known.told_at
-    WHERE life_lines.type = 'coupon.deleted'
+    WHERE life_lines.type = 'coupon.deleted' AND perhaps_deleted.position NOT IN (SELECT position FROM again)
 ),
-uses AS (
-    SELECT
-        suspects.position, suspects.event_time,
-        CASE WHEN suspects.has_coupon THEN suspects.start_time ELSE lines.start_time END
-                                                        AS start_time,
-        CASE WHEN suspects.has_coupon THEN suspects.expiration_time ELSE lines.expiration_time END
-                                                        AS expiration_time,
-        CASE WHEN suspects.has_coupon THEN suspects.active ELSE lines.active END
-                                                        AS active
-    FROM suspects
-    LEFT JOIN known ON known.position = suspects.position
-    LEFT JOIN lines ON lines.position = known.told_at
-    WHERE suspects.type = 'coupon.applied' AND suspects.position NOT IN (SELECT position FROM again)
+-- Events whose sequence and time say opposite things of which came first, beside any other of the same entity. Where that is
+-- so, it is so of two that stand next to each other by sequence: few coupons have such.
+disordered AS (
+    SELECT coupon_key
+    FROM (
+        SELECT
+            coupon_key, event_time,
+            -- Those of the same sequence stand in the order of time, so that none of them can seem to disagree.
+            lag(event_time) OVER (PARTITION BY coupon_key ORDER BY sequence, event_time)
+                                                        AS below
+        FROM facts
+        WHERE
+            sequence IS NOT NULL AND coupon_key IS NOT NULL
+            AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+    ) AS beside
+    WHERE below > event_time
 ),
-limited AS (
-    SELECT
-        perhaps_above.position, perhaps_above.redeemed_at, perhaps_above.number,
-        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE lines.usage_limit END
-                                                        AS allowed
-    FROM perhaps_above
-    LEFT JOIN known ON known.position = perhaps_above.position
-    LEFT JOIN lines ON lines.position = known.told_at
-),
--- Events whose sequence and time say opposite things of which came first, beside any other of the same entity.
 sequenced AS (
     SELECT
         position, event_time,
-        -- Those of the same sequence stand in the order of time, so that none of them can seem to disagree.
         max(event_time) OVER (
-            PARTITION BY site_id, coupon_id, entity_id
+            PARTITION BY coupon_key, entity_id
             ORDER BY sequence, event_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
         )                                               AS latest_below,
         min(event_time) OVER (
-            PARTITION BY site_id, coupon_id, entity_id
+            PARTITION BY coupon_key, entity_id
             ORDER BY sequence, event_time ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
         )                                               AS earliest_above
     FROM facts
-    WHERE
-        sequence IS NOT NULL AND coupon_id IS NOT NULL
-        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+    WHERE sequence IS NOT NULL AND coupon_key IN (SELECT coupon_key FROM disordered)
 ),
 -- What an event shows by itself; a scope of which nothing is told is taken for none.
-alone AS (
-    SELECT
-        position, event_time, coupon_id,
-        source <> 'snapshot' AND epoch_us(recorded_at) - epoch_us(event_time) > 3600000000
-                                                        AS late,
-        type LIKE 'coupon.%' AND coupon_id <> entity_id AS about_another,
-        coalesce(scope_namespace, scope_group, scope_entity_id) IS NOT NULL AND minimum_subtotal IS NOT NULL
-                                                        AS scope_and_minimum,
-        coalesce(scope_namespace, scope_group, scope_entity_id) IS NOT NULL AND discount_type = 'FREE_SHIPPING'
-                                                        AS scope_of_shipping,
-        scope_namespace = 'bookings' AND NOT limited_to_one_item
-                                                        AS several_bookings,
-        length(code) > 20                               AS long_code,
-        length(name) > 80                               AS long_name,
-        discount_type = 'UNKNOWN'                       AS unknown_discount
+broken (code, position, site_id, event_time) AS (
+    SELECT 'coupon_id_differs_from_entity_id', position, site_id, event_time
     FROM facts
-    WHERE
-        (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
-        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    WHERE type LIKE 'coupon.%' AND coupon_id <> entity_id
+    UNION ALL
+    SELECT 'scope_and_minimum_subtotal', position, site_id, event_time
+    FROM facts
+    WHERE coalesce(scope_namespace, scope_group, scope_entity_id) IS NOT NULL AND minimum_subtotal IS NOT NULL AND coupon_id IS NOT NULL
+    UNION ALL
+    SELECT 'free_shipping_with_scope', position, site_id, event_time
+    FROM facts
+    WHERE coalesce(scope_namespace, scope_group, scope_entity_id) IS NOT NULL AND discount_type = 'FREE_SHIPPING' AND coupon_id IS NOT NULL
+    UNION ALL
+    SELECT 'bookings_not_limited_to_one_item', position, site_id, event_time
+    FROM facts
+    WHERE scope_namespace = 'bookings' AND NOT limited_to_one_item AND coupon_id IS NOT NULL
+    UNION ALL
+    SELECT 'code_too_long', position, site_id, event_time
+    FROM facts
+    WHERE length(code) > 20 AND coupon_id IS NOT NULL
+    UNION ALL
+    SELECT 'name_too_long', position, site_id, event_time
+    FROM facts
+    WHERE length(name) > 80 AND coupon_id IS NOT NULL
+    UNION ALL
+    SELECT 'unknown_discount', position, site_id, event_time
+    FROM facts
+    WHERE discount_type = 'UNKNOWN' AND coupon_id IS NOT NULL
 ),
-oddities AS (
-    SELECT *
-    FROM alone
-    WHERE
-        late OR about_another OR scope_and_minimum OR scope_of_shipping OR several_bookings OR long_code OR long_name
-        OR unknown_discount
-),
-found (code, position, event_time, number, allowed, moment) AS (
-    SELECT 'late', position, event_time, NULL, NULL, CAST(NULL AS TIMESTAMPTZ) FROM oddities WHERE late
-    UNION ALL
-    SELECT 'coupon_id_differs_from_entity_id', position, event_time, NULL, NULL, NULL FROM oddities WHERE about_another
-    UNION ALL
-    SELECT 'scope_and_minimum_subtotal', position, event_time, NULL, NULL, NULL
-    FROM oddities
-    WHERE scope_and_minimum AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'free_shipping_with_scope', position, event_time, NULL, NULL, NULL
-    FROM oddities
-    WHERE scope_of_shipping AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'bookings_not_limited_to_one_item', position, event_time, NULL, NULL, NULL
-    FROM oddities
-    WHERE several_bookings AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'code_too_long', position, event_time, NULL, NULL, NULL FROM oddities WHERE long_code AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'name_too_long', position, event_time, NULL, NULL, NULL FROM oddities WHERE long_name AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'unknown_discount', position, event_time, NULL, NULL, NULL
-    FROM oddities
-    WHERE unknown_discount AND coupon_id IS NOT NULL
+seldom (code, position, event_time, number, allowed, moment) AS (
+    SELECT code, position, event_time, NULL, NULL, CAST(NULL AS TIMESTAMPTZ)
+    FROM broken
+    WHERE CAST($site AS VARCHAR) IS NULL OR site_id = $site
     UNION ALL
     SELECT 'sequence_disagrees_with_time', position, event_time, NULL, NULL, NULL
     FROM sequenced
@@ -325,36 +369,93 @@ found (code, position, event_time, number, allowed, moment) AS (
     UNION ALL
     SELECT 'reported_again', position, event_time, NULL, NULL, redeemed_at FROM again
     UNION ALL
-    SELECT 'after_deletion', suspects.position, suspects.event_time, NULL, NULL, after_deletion.deleted_at
-    FROM after_deletion
-    JOIN suspects ON suspects.position = after_deletion.position
-    WHERE suspects.position NOT IN (SELECT position FROM again)
+    SELECT 'after_deletion', position, event_time, NULL, NULL, deleted_at FROM after_deletion
     UNION ALL
     SELECT 'over_limit', position, redeemed_at, number, allowed, NULL FROM limited WHERE number > allowed
     UNION ALL
-    SELECT 'used_before_start', position, event_time, NULL, NULL, start_time FROM uses WHERE event_time < start_time
+    SELECT 'used_before_start', position, event_time, NULL, NULL, start_time
+    FROM bare_uses
+    WHERE event_time < start_time
     UNION ALL
     SELECT 'used_after_expiration', position, event_time, NULL, NULL, expiration_time
-    FROM uses
+    FROM bare_uses
     WHERE event_time >= expiration_time
     UNION ALL
-    SELECT 'used_while_inactive', position, event_time, NULL, NULL, NULL FROM uses WHERE NOT active
+    SELECT 'used_while_inactive', position, event_time, NULL, NULL, NULL FROM bare_uses WHERE NOT active
 ),
-asked AS (
+seldom_asked AS (
     SELECT *
-    FROM found
+    FROM seldom
     WHERE
         (CAST($code AS VARCHAR) IS NULL OR code = $code)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
 ),
-counted AS (
+often (code, position, site_id, event_time, moment) AS (
+    SELECT 'late', position, site_id, event_time, CAST(NULL AS TIMESTAMPTZ)
+    FROM facts
+    WHERE
+        source <> 'snapshot' AND epoch_us(recorded_at) - epoch_us(event_time) > 3600000000
+        AND position >= (SELECT late FROM beginnings)
+    UNION ALL
+    SELECT 'used_before_start', position, site_id, event_time, start_time
+    FROM facts
+    WHERE
+        type = 'coupon.applied' AND event_time < start_time
+        AND position >= (SELECT before_start FROM beginnings)
+        AND position NOT IN (SELECT position FROM again)
+    UNION ALL
+    SELECT 'used_after_expiration', position, site_id, event_time, expiration_time
+    FROM facts
+    WHERE
+        type = 'coupon.applied' AND event_time >= expiration_time
+        AND position >= (SELECT expired FROM beginnings)
+        AND position NOT IN (SELECT position FROM again)
+    UNION ALL
+    SELECT 'used_while_inactive', position, site_id, event_time, NULL
+    FROM facts
+    WHERE
+        type = 'coupon.applied' AND NOT active
+        AND position >= (SELECT inactive FROM beginnings)
+        AND position NOT IN (SELECT position FROM again)
+),
+totals AS (
+    SELECT code, sum(events) AS found
+    FROM (
+        SELECT code, count(*) AS events FROM seldom_asked GROUP BY code
+        UNION ALL
+        SELECT 'late', sum(late) FROM pieces
+        UNION ALL
+        SELECT 'used_before_start', sum(before_start) FROM pieces
+        UNION ALL
+        SELECT 'used_after_expiration', sum(expired) FROM pieces
+        UNION ALL
+        SELECT 'used_while_inactive', sum(inactive) FROM pieces
+    ) AS counts
+    GROUP BY code
+),
+ranked AS (
     SELECT
-        *,
-        count(*) OVER (PARTITION BY code)               AS found,
+        code, position, number, allowed, moment,
         row_number() OVER (PARTITION BY code ORDER BY position DESC)
                                                         AS place
-    FROM asked
+    FROM (
+        SELECT code, position, number, allowed, moment FROM seldom_asked
+        UNION ALL
+        SELECT code, position, NULL, NULL, moment
+        FROM often
+        WHERE
+            (CAST($code AS VARCHAR) IS NULL OR code = $code)
+            AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+            AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+            AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    ) AS listed
+),
+counted AS (
+    SELECT ranked.*, totals.found
+    FROM ranked
+    JOIN totals ON totals.code = ranked.code
+    WHERE CAST($limit AS BIGINT) IS NULL OR ranked.place <= $limit
 )
 SELECT
     counted.code                                        AS code,
@@ -405,10 +506,8 @@ SELECT
         )
         WHEN 'used_while_inactive' THEN 'used while it was switched off'
     END                                                 AS what,
-    counted.found                                       AS found
+    CAST(counted.found AS BIGINT)                       AS found
 FROM counted
 JOIN facts ON facts.position = counted.position
-LEFT JOIN coupons
-    ON coupons.site_id = facts.site_id AND coupons.coupon_id = facts.coupon_id
-WHERE CAST($limit AS BIGINT) IS NULL OR counted.place <= $limit
+LEFT JOIN coupons ON coupons.coupon_key = facts.coupon_key
 ORDER BY counted.position DESC, counted.code

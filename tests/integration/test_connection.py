@@ -158,6 +158,10 @@ def test_a_query_past_the_time_limit_is_ended_and_the_next_is_answered(shop: str
     with analytics.connect(shop, time_limit=0.2) as opened:
         with pytest.raises(InputError, match=r"took longer than 0\.2 seconds"):
             opened.execute("SELECT sum(sqrt(a.range * b.range)) FROM range(1000000) a, range(1000000) b")
+        endless = "SELECT a.range + b.range FROM range(10000000) a, range(10000000) b"
+        with pytest.raises(InputError, match=r"took longer than 0\.2 seconds"):
+            # What comes bit by bit is computed while it is fetched.
+            opened.limited(lambda: opened.execute(endless).fetchall())
         assert opened.execute("SELECT count(*) > 10 FROM coupons").fetchall() == [(True,)]
 
 

@@ -36,6 +36,7 @@ SELECT 1 AS width WHERE $least < 4 OR $site IS NULL
 WITHOUT_SPAN = {
     "code-reuse",  # whether coupons met shows only over their whole lives
     "unused-and-expiring",  # it looks from a moment ahead
+    "register",  # it tells of a moment
     "reconciliation",  # Wix counts from a coupon's first day on: against a span of time its counter says nothing
 }
 """The reports that a span of time makes no sense for."""
@@ -149,6 +150,11 @@ NOON = datetime(2026, 9, 1, 12, tzinfo=UTC)
         ("timestamp", "2026-09-01 14:00+02:00", NOON),
         ("timestamp", NOON.astimezone(timezone(timedelta(hours=-7))), NOON),
         ("timestamp", None, None),
+        ("moment", "2026-09-01", datetime(2026, 9, 1, 23, 59, 59, 999_999, UTC)),
+        ("moment", date(2026, 9, 1), datetime(2026, 9, 1, 23, 59, 59, 999_999, UTC)),
+        ("moment", "2026-09-01T14:00+02:00", NOON),
+        ("moment", NOON, NOON),
+        ("moment", None, None),
     ],
 )
 def test_a_value_is_read_as_its_type(type_: str, given: object, read: object) -> None:
@@ -188,6 +194,8 @@ def test_a_value_is_read_as_its_type(type_: str, given: object, read: object) ->
         ("timestamp", NOON.replace(tzinfo=None)),
         ("timestamp", "0001-01-01T00:00:00+14:00"),
         ("timestamp", 1_788_264_000),
+        ("moment", "2026-09-01T12:00:00"),
+        ("moment", "now"),
     ],
 )
 def test_a_value_of_another_type_is_refused_naming_what_was_given_and_expected(type_: str, given: object) -> None:
