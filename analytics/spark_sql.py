@@ -70,7 +70,7 @@ def spark_type(type_: str) -> str:
     return "STRING" if type_ == _JSON else exp.DataType.build(type_, dialect=DUCKDB).sql(SPARK)
 
 
-def _bound(name: str, parameters: Mapping[str, object], texts: dict[str, str]) -> exp.Expression:
+def _bound(name: str, parameters: Mapping[str, object], texts: dict[str, str]) -> exp.Expr:
     if name not in parameters:
         raise InputError(f"the query's parameter ${name} is not given")
     match parameters[name]:
@@ -101,7 +101,7 @@ def _bound(name: str, parameters: Mapping[str, object], texts: dict[str, str]) -
 # Macros
 
 
-def _without_macros(tree: exp.Expression) -> exp.Expression:
+def _without_macros(tree: exp.Expr) -> exp.Expr:
     """The same with every call of a macro replaced by its query."""
     known = {macro.name: macro for macro in macros()}
     number = 0
@@ -111,7 +111,7 @@ def _without_macros(tree: exp.Expression) -> exp.Expression:
     return tree
 
 
-def _without_scalar_macros(tree: exp.Query) -> exp.Query:
+def _without_scalar_macros(tree: exp.Expr) -> exp.Expr:
     """The same with every call of a macro that gives a value replaced by its expression."""
     known = {macro.name: macro for macro in scalar_macros()}
     while found := next((each for each in tree.find_all(exp.Anonymous) if each.name.lower() in known), None):
@@ -158,20 +158,20 @@ def _inlined(macro: Macro, call: exp.Table, number: int) -> exp.Subquery:
 # Rules: each takes a node, whose own nodes are done, and gives what is to stand in its place; None: itself
 
 
-def _microseconds(node: exp.Expression) -> exp.Expression | None:
+def _microseconds(node: exp.Expr) -> exp.Expr | None:
     if not isinstance(node, exp.Anonymous) or node.name.lower() != "epoch_us":
         return None
     return exp.Anonymous(this="UNIX_MICROS", expressions=[each.copy() for each in node.expressions])
 
 
-def _division(node: exp.Expression) -> exp.Expression | None:
+def _division(node: exp.Expr) -> exp.Expr | None:
     """DuckDB's `/` is always one of floats; Spark's, of decimals, is one of decimals that rounds differently."""
     if not isinstance(node, exp.Div):
         return None
     return exp.Div(this=_as(node.this, "DOUBLE"), expression=_as(node.expression, "DOUBLE"), typed=False, safe=False)
 
 
-def _rounding(node: exp.Expression) -> exp.Expression | None:
+def _rounding(node: exp.Expr) -> exp.Expr | None:
     """DuckDB rounds a float as it is, Spark its shortest spelling: 1.005, which is a little less, to 1.00 and to 1.01."""
     if not isinstance(node, exp.Round) or not isinstance(node.this.unnest(), exp.Div) or "decimals" not in node.args:
         return None
@@ -180,7 +180,7 @@ def _rounding(node: exp.Expression) -> exp.Expression | None:
     return exp.paren(exp.Div(this=whole, expression=power.copy(), typed=False, safe=False))
 
 
-def _lower_case(node: exp.Expression) -> exp.Expression | None:
+def _lower_case(node: exp.Expr) -> exp.Expr | None:
     """DuckDB lowers each letter by itself. Of all letters Spark lowers two otherwise: a Σ that ends a word, and the dotted İ."""
     if not isinstance(node, exp.Lower):
         return None
@@ -188,7 +188,7 @@ def _lower_case(node: exp.Expression) -> exp.Expression | None:
     return exp.Lower(this=plain)
 
 
-def _joined_texts(node: exp.Expression) -> exp.Expression | None:
+def _joined_texts(node: exp.Expr) -> exp.Expr | None:
     """DuckDB joins what is no text too, and leaves out what is null."""
     if not isinstance(node, exp.Concat):
         return None
@@ -197,7 +197,7 @@ def _joined_texts(node: exp.Expression) -> exp.Expression | None:
     return made
 
 
-def _quantile(node: exp.Expression) -> exp.Expression | None:
+def _quantile(node: exp.Expr) -> exp.Expr | None:
     """The least of the values that so many do not exceed. Spark's own would make floats of them, and holds as much in memory."""
     if not isinstance(node, exp.PercentileDisc) or node.expression is None:
         return None
@@ -211,7 +211,7 @@ def _quantile(node: exp.Expression) -> exp.Expression | None:
     return exp.Anonymous(this="GET", expressions=[ordered, index])
 
 
-def _hint(node: exp.Expression) -> exp.Expression | None:
+def _hint(node: exp.Expr) -> exp.Expr | None:
     """Whether a part is to be computed once or where it is used Spark decides itself, and has no words for it."""
     if not isinstance(node, exp.CTE) or node.args.get("materialized") is None:
         return None
@@ -220,7 +220,7 @@ def _hint(node: exp.Expression) -> exp.Expression | None:
     return made
 
 
-_RULES: tuple[Callable[[exp.Expression], exp.Expression | None], ...] = (
+_RULES: tuple[Callable[[exp.Expr], exp.Expr | None], ...] = (
     _microseconds,
     _division,
     _rounding,
@@ -231,16 +231,16 @@ _RULES: tuple[Callable[[exp.Expression], exp.Expression | None], ...] = (
 )
 
 
-def _is_time_as_text(node: exp.Expression, times: frozenset[str]) -> bool:
+def _is_time_as_text(node: exp.Expr, times: frozenset[str]) -> bool:
     """Whether a time becomes a text, which DuckDB writes with its zone, UTC here, and Spark without one."""
     if not isinstance(node, exp.Cast) or not node.to.is_type(*exp.DataType.TEXT_TYPES):
         return False
     return isinstance(node.this, exp.Column) and node.this.name in times
 
 
-def _number(value: int) -> exp.Expression:
+def _number(value: int) -> exp.Expr:
     return exp.Literal.number(value)
 
 
-def _as(node: exp.Expression, type_: str) -> exp.Expression:
+def _as(node: exp.Expr, type_: str) -> exp.Expr:
     return exp.cast(node.copy(), type_, dialect=DUCKDB)

@@ -153,6 +153,11 @@ bare AS (
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
 ),
+bare_coupons AS (
+    SELECT DISTINCT coupon_key
+    FROM bare
+    WHERE position NOT IN (SELECT position FROM again)
+),
 lines AS (
     SELECT
         position, coupon_key, sequence, has_coupon, start_time, expiration_time, active, usage_limit,
@@ -166,7 +171,7 @@ lines AS (
             type = 'coupon.applied'
             OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
         )
-        AND coupon_key IN (SELECT DISTINCT coupon_key FROM bare)
+        AND coupon_key IN (SELECT coupon_key FROM bare_coupons)
 ),
 -- The places of the latest snapshot that carries a sequence and of the latest that does not.
 before AS (

@@ -228,18 +228,21 @@ odd AS (
 ),
 listed AS (
     SELECT
-        odd.*, redemptions.code, redemptions.order_id, redemptions.app_id,
-        row_number() OVER (ORDER BY odd.event_time DESC, odd.coupon_key, redemptions.order_id)
-                                                        AS place
+        odd.*, coupons.site_id, coupons.coupon_id, coalesce(redemptions.code, coupons.code) AS code, coupons.name,
+        redemptions.order_id, redemptions.app_id,
+        row_number() OVER (
+            ORDER BY odd.event_time DESC, coupons.site_id, coupons.coupon_id, redemptions.order_id
+        )                                               AS place
     FROM odd
     -- Only the first report of a use stands there: an order that is reported again is no other use.
     JOIN redemptions ON redemptions.event_key = odd.event_key
+    JOIN coupons ON coupons.coupon_key = odd.coupon_key
 )
 SELECT
-    coupons.site_id                                     AS site_id,
-    coupons.coupon_id                                   AS coupon_id,
-    coalesce(listed.code, coupons.code)                 AS code,
-    coupons.name                                        AS name,
+    listed.site_id                                      AS site_id,
+    listed.coupon_id                                    AS coupon_id,
+    listed.code                                         AS code,
+    listed.name                                         AS name,
     listed.order_id                                     AS order_id,
     listed.app_id                                       AS app_id,
     listed.event_time                                   AS used_at,
@@ -255,6 +258,5 @@ SELECT
     listed.active                                       AS active,
     listed.deleted_at                                   AS deleted_at
 FROM listed
-JOIN coupons ON coupons.coupon_key = listed.coupon_key
 WHERE CAST($limit AS BIGINT) IS NULL OR listed.place <= $limit
-ORDER BY used_at DESC, coupons.site_id, coupons.coupon_id, listed.order_id
+ORDER BY used_at DESC, listed.site_id, listed.coupon_id, listed.order_id

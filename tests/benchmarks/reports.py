@@ -141,16 +141,18 @@ def measure_peers(url: str, lake: str) -> Sample:
         hand.execute("SET parquet_metadata_cache = true")
         tables = {
             name: [file for _, several in levels for file in several] for name, levels in files.projections.items()
-        }
+        } | {"events": list(files.events)}
         for name, peer in PEERS.items():
             by_hand = peer.by_hand.format(**{table: f"read_parquet({several})" for table, several in tables.items()})
-            ours = _asked(connection, name, peer.columns)
-            _require_same(name, ours(), hand.execute(by_hand).fetchall(), peer.compared)
-            _require_same(name, ours(), raw.driver.execute(peer.of_tables).fetchall(), peer.compared)
+            told = _told(connection, name, peer.columns)
+            _require_same(name, told, hand.execute(by_hand).fetchall(), peer.compared)
+            _require_same(name, told, raw.driver.execute(peer.of_tables).fetchall(), peer.compared)
+            del told
+            ours = _asked_of(connection, analytics.report(name))
             for _ in range(WARM):
                 for kind, work in (
                     ("ours", ours),
-                    ("hand", lambda: hand.execute(by_hand).fetchall()),  # noqa: B023
+                    ("hand", lambda: hand.sql(by_hand).to_arrow_table()),  # noqa: B023
                 ):
                     sample.setdefault(f"{kind} {name}", 1e9)
                     sample[f"{kind} {name}"] = min(sample[f"{kind} {name}"], _timed(work))
@@ -158,17 +160,12 @@ def measure_peers(url: str, lake: str) -> Sample:
     return sample
 
 
-def _asked(
-    connection: analytics.AnalyticsConnection, name: str, columns: tuple[str, ...]
-) -> Callable[[], list[tuple[Any, ...]]]:
+def _told(connection: analytics.AnalyticsConnection, name: str, columns: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """These columns of the report's answer."""
     report = analytics.report(name)
-    values = report.values({})
     places = [[column.name for column in report.columns].index(each) for each in columns]
-
-    def ask() -> list[tuple[Any, ...]]:
-        return [tuple(row[place] for place in places) for row in connection.execute(report.sql, values).fetchall()]
-
-    return ask
+    rows = connection.execute(report.sql, report.values({})).fetchall()
+    return [tuple(row[place] for place in places) for row in rows]
 
 
 def _require_same(name: str, ours: list[tuple[Any, ...]], theirs: list[tuple[Any, ...]], compared: int) -> None:

@@ -70,6 +70,7 @@ HELP = {
         "--csv",
         "--parquet",
         "--limit",
+        "--engine",
         "--lake",
     ],
     ("sql",): [

@@ -167,6 +167,16 @@ def test_reuse_is_asked_of_one_code_in_any_case_and_of_one_site(shop: analytics.
     assert analytics.run_report(shop, "code-reuse", site="other").rows == ()
 
 
+def test_only_so_many_reused_codes_are_listed_those_shown_last(store: EventStore) -> None:
+    for day, (code, coupon) in enumerate([("old", "a"), ("OLD", "b"), ("new", "c"), ("New", "d")], start=1):
+        store.append(event(f"e{day}", "coupon.created", coupon, at(day), coupon=snapshot(code)))
+    listed = analytics.run_report(store.engine, "code-reuse", limit=1)
+    assert rows(listed, "code", "coupon_id", "coupons") == [("new", "c", 2), ("New", "d", 2)]
+    assert len(analytics.run_report(store.engine, "code-reuse", limit=2).rows) == 4
+    assert len(analytics.run_report(store.engine, "code-reuse", limit=None).rows) == 4
+    assert analytics.run_report(store.engine, "code-reuse", limit=0).rows == ()
+
+
 # Never used
 
 

@@ -134,24 +134,33 @@ def test_each_use_out_of_its_window_stands_once_with_all_reasons(shop: analytics
     result = analytics.run_report(shop, "uses-out-of-window")
     reasons = rows(result, "coupon_id", "order_id", "used_at", "reasons")
     assert reasons == [
-        ("short", "o6", at(2), "before start"),
-        ("off", "event:f2", at(3), "while inactive"),
-        ("gone", "o10", at(4), "after deletion"),
-        ("gone", "o12", at(8), "after expiration, while inactive, after deletion"),
         ("short", "o8", at(10), "after expiration"),
+        ("gone", "o12", at(8), "after expiration, while inactive, after deletion"),
+        ("gone", "o10", at(4), "after deletion"),
+        ("off", "event:f2", at(3), "while inactive"),
+        ("short", "o6", at(2), "before start"),
     ]
     assert rows(result, "code", "start_time", "expiration_time", "active", "deleted_at") == [
         ("SHORT", at(3), at(10), True, None),
-        ("OFF", None, None, False, None),
-        ("GONE", None, None, True, at(3)),
         ("GONE", None, at(8), False, at(7)),
+        ("GONE", None, None, True, at(3)),
+        ("OFF", None, None, False, None),
         ("SHORT", at(3), at(10), True, None),
     ]
+
+
+def test_of_uses_out_of_window_the_latest_are_listed_up_to_the_limit(shop: analytics.AnalyticsConnection) -> None:
+    two = analytics.run_report(shop, "uses-out-of-window", limit=2)
+    assert rows(two, "order_id", "reasons") == [
+        ("o8", "after expiration"),
+        ("o12", "after expiration, while inactive, after deletion"),
+    ]
+    assert analytics.run_report(shop, "uses-out-of-window", limit=0).rows == ()
 
 
 def test_uses_out_of_their_window_are_found_within_a_span_and_a_site(shop: analytics.AnalyticsConnection) -> None:
     some = analytics.run_report(shop, "uses-out-of-window", site="shop", since=at(3), until=at(8))
-    assert rows(some, "order_id") == [("event:f2",), ("o10",)]
+    assert rows(some, "order_id") == [("o10",), ("event:f2",)]
     assert analytics.run_report(shop, "uses-out-of-window", site="other").rows == ()
 
 
@@ -254,11 +263,18 @@ def agree_with_histories(store: EventStore) -> Counter[str]:
     expected = sorted((finding.code, entry.position) for _, entry in entries for finding in entry.findings)
     with analytics.connect(store.engine) as connection:
         found = analytics.run_report(connection, "findings", limit=None)
-        out = analytics.run_report(connection, "uses-out-of-window")
+        some = analytics.run_report(connection, "findings", limit=2)
+        out = analytics.run_report(connection, "uses-out-of-window", limit=None)
+        for limit in (0, 1, len(out.rows) // 3, len(out.rows) // 2, len(out.rows), 2**63 - 1):
+            assert analytics.run_report(connection, "uses-out-of-window", limit=limit).rows == out.rows[:limit]
         above = analytics.run_report(connection, "limit-breaches")
     about = rows(found, "code", "position", "coupon_id")
     assert sorted((code, position) for code, position, coupon in about if coupon is not None) == expected
     assert {code for code, _, coupon in about if coupon is None} <= {"late"}
+    of_code = Counter(code for code, _, _ in about)
+    latest = [row for row in found.rows if [each[1] for each in found.rows if each[0] == row[0]].index(row[1]) < 2]
+    assert some.rows == tuple(latest)
+    assert all(of_code[code] == number for code, number in rows(found, "code", "found"))
     windows = {
         (entry.event.site_id, coupon_id, _order(entry.event), entry.event.event_time): ", ".join(
             words for code, words in WINDOW.items() if code in {finding.code for finding in entry.findings}

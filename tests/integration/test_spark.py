@@ -258,8 +258,8 @@ def test_spark_shows_the_rows_that_stand_where_a_projection_is_in_levels(
         with both(url, session) as layered:
             for name in ("usage-per-coupon", "redemptions", "loyalty-rewards", "reconciliation"):
                 assert layered.agree(name).rows
-            for name in catalogue:
-                layered.same(f"SELECT * FROM {name.name} ORDER BY {', '.join(name.key)}")
+            for model in catalogue:
+                layered.same(f"SELECT * FROM {model.name} ORDER BY {', '.join(model.key)}")
 
 
 def test_a_lake_further_on_than_its_projections_shows_one_position(shop_url: str, session: SparkSession) -> None:
@@ -281,7 +281,9 @@ def test_views_have_the_same_names_columns_and_rows(shop: Both) -> None:
         described = shop.duck.execute(f"DESCRIBE {view}").fetchall()
         shown = shop.spark.sql(f"SELECT * FROM {view}")
         assert shown.columns == [name for name, *_ in described]
-        assert shop.same(f"SELECT * FROM {view} ORDER BY {', '.join(shown.columns[:9])}") or view == "deliveries"
+        # Spark has no order of maps.
+        order = ", ".join(name for name, type_, *_ in described if not type_.startswith("MAP"))
+        assert shop.same(f"SELECT * FROM {view} ORDER BY {order}")
 
 
 def test_what_changed_is_told_in_the_same_words(odd: Both) -> None:
@@ -290,7 +292,7 @@ def test_what_changed_is_told_in_the_same_words(odd: Both) -> None:
 
 
 def test_the_register_as_of_a_time_is_the_same_and_macros_can_meet_in_one_query(odd: Both) -> None:
-    moment = {"moment": datetime(2026, 9, 1, 13, tzinfo=UTC)}
+    moment: dict[str, object] = {"moment": datetime(2026, 9, 1, 13, tzinfo=UTC)}
     order = "ORDER BY site_id, coupon_id"
     assert odd.same(f"SELECT * FROM coupons_as_of($moment) {order}", moment)
     assert odd.same(f"SELECT * FROM register($moment, now()) AS there {order}", moment)
