@@ -342,7 +342,9 @@ def test_the_register_as_of_a_time_is_what_the_store_says_in_both_meanings(
 
 def test_changes_are_the_facts_that_differ_from_the_snapshot_before(store: EventStore) -> None:
     def told(number: int, handler: str, **entity: Any) -> None:
-        body = {"metadata": {"id": f"e{number}", "entityId": "c", "eventTime": f"2026-09-0{number}T00:00:00Z"}}
+        body: dict[str, Any] = {
+            "metadata": {"id": f"e{number}", "entityId": "c", "eventTime": f"2026-09-0{number}T00:00:00Z"}
+        }
         body["entity"] = {"_id": "c", "name": "Ten", "code": "TEN", "type": "PercentOff", "active": True, **entity}
         store.receive(orjson.dumps(body), handler=f"wixMarketing_onCoupon{handler}", site="shop")
 
