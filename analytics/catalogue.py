@@ -13,7 +13,8 @@ The file begins with a header in comments:
 A parameter has a name, a type, a default and a sentence; the query reads it as `$name` and it is bound, never pasted. Its type
 is one of EXPECTED, or the words that a text may be, as in `day|week|month`: they are taken in any case, and the query is given
 them as the header spells them. So with a `zone`: it is given as IANA spells it, and `$tz` says where days begin. A `count` is a
-bigint that is not negative. A `moment` is a timestamp that state is asked for as of: a date means its end. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
+bigint that is not negative. A `moment` is a timestamp that state is asked for as of: a date means its end. A column has a name, a
+unit (see UNITS) and a sentence, in the order of the query's.
 `table` names the columns that a table for people shows, where all would be too wide to read; programs get every column.
 `group` is one of GROUPS, under which the report is listed.
 """

@@ -123,7 +123,7 @@ def _(analytics, coupon, db, parts, wanted):
             "deleted" if coupon["deleted"] else "expired" if coupon["expired"] else "on" if coupon["active"] else "off"
         )
         _since = coupon["deleted_at"] if coupon["deleted"] else coupon["last_event_time"]
-        _window = analytics.run_report(db, "uses-out-of-window", site=coupon["site_id"])
+        _window = analytics.run_report(db, "uses-out-of-window", site=coupon["site_id"], limit=None)
         _columns = [each.name for each in _window.columns]
         _out = [row for row in _window.rows if row[_columns.index("coupon_id")] == coupon["coupon_id"]]
         _reasons = _columns.index("reasons")

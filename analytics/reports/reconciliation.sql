@@ -27,12 +27,8 @@
 
 WITH counted AS (
     SELECT
+        -- Numbers and times: the texts, which are much more to carry from part to part, are added last.
         coupons.coupon_key,
-        coupons.site_id,
-        coupons.coupon_id,
-        coupons.code,
-        coupons.name,
-        coupons.deleted,
         coupons.reported_usages,
         coupons.snapshot_time,
         coupons.first_event_time,
@@ -115,16 +111,16 @@ weighed AS (
     LEFT JOIN orderless ON orderless.coupon_key = compared.coupon_key
 )
 SELECT
-    site_id,
-    coupon_id,
-    code,
-    name,
+    coupons.site_id                                     AS site_id,
+    coupons.coupon_id                                   AS coupon_id,
+    coupons.code                                        AS code,
+    coupons.name                                        AS name,
     times_used,
-    reported_usages,
-    times_used - reported_usages                        AS difference,
+    weighed.reported_usages                             AS reported_usages,
+    times_used - weighed.reported_usages                        AS difference,
     -- Of several possible causes the one that the events speak for. What they cannot tell apart is named together.
     CASE
-        WHEN reported_usages IS NULL
+        WHEN weighed.reported_usages IS NULL
             THEN 'not comparable: no event carried Wix''s count'
         WHEN difference_at_snapshot = 0 AND uses_after_snapshot = 0
             THEN 'agrees'
@@ -162,10 +158,11 @@ SELECT
     repeated_reports,
     uses_without_order,
     highest_reported,
-    snapshot_time,
-    first_event_time                                    AS first_event_at,
+    weighed.snapshot_time                               AS snapshot_time,
+    weighed.first_event_time                            AS first_event_at,
     last_used_at,
-    deleted
+    coupons.deleted                                     AS deleted
 FROM weighed
+JOIN coupons ON coupons.coupon_key = weighed.coupon_key
 WHERE NOT coalesce(CAST($differing AS BOOLEAN), false) OR difference_at_snapshot <> 0
 ORDER BY abs(difference_at_snapshot) DESC NULLS LAST, times_used DESC, code NULLS LAST, site_id, coupon_id
