@@ -27,8 +27,12 @@
 
 WITH counted AS (
     SELECT
-        -- Numbers and times: the texts, which are much more to carry from part to part, are added last.
         coupons.coupon_key,
+        coupons.site_id,
+        coupons.coupon_id,
+        coupons.code,
+        coupons.name,
+        coupons.deleted,
         coupons.reported_usages,
         coupons.snapshot_time,
         coupons.first_event_time,
@@ -111,16 +115,16 @@ weighed AS (
     LEFT JOIN orderless ON orderless.coupon_key = compared.coupon_key
 )
 SELECT
-    coupons.site_id                                     AS site_id,
-    coupons.coupon_id                                   AS coupon_id,
-    coupons.code                                        AS code,
-    coupons.name                                        AS name,
+    site_id,
+    coupon_id,
+    code,
+    name,
     times_used,
-    weighed.reported_usages                             AS reported_usages,
-    times_used - weighed.reported_usages                        AS difference,
+    reported_usages,
+    times_used - reported_usages                        AS difference,
     -- Of several possible causes the one that the events speak for. What they cannot tell apart is named together.
     CASE
-        WHEN weighed.reported_usages IS NULL
+        WHEN reported_usages IS NULL
             THEN 'not comparable: no event carried Wix''s count'
         WHEN difference_at_snapshot = 0 AND uses_after_snapshot = 0
             THEN 'agrees'
@@ -158,11 +162,10 @@ SELECT
     repeated_reports,
     uses_without_order,
     highest_reported,
-    weighed.snapshot_time                               AS snapshot_time,
-    weighed.first_event_time                            AS first_event_at,
+    snapshot_time,
+    first_event_time                                    AS first_event_at,
     last_used_at,
-    coupons.deleted                                     AS deleted
+    deleted
 FROM weighed
-JOIN coupons ON coupons.coupon_key = weighed.coupon_key
 WHERE NOT coalesce(CAST($differing AS BOOLEAN), false) OR difference_at_snapshot <> 0
 ORDER BY abs(difference_at_snapshot) DESC NULLS LAST, times_used DESC, code NULLS LAST, site_id, coupon_id
