@@ -3,6 +3,7 @@ projections, from their models' headers; of the counts of deliveries, here."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ KEYS = {
     "event_key": (("site_id", "event_id"), "a number for site_id and event_id, likewise"),
 }
 """Columns that the lake adds to every table that has the columns of which they are made, and what they are."""
+_COMMENT = re.compile("--[^\n]*")
 _COLUMN = re.compile(r"^-- column: +(\w+) +(\w+) +(.*)$", re.MULTILINE)
 
 
@@ -76,6 +78,12 @@ def event_columns() -> tuple[TableColumn, ...]:
 def documented(sql: str) -> tuple[TableColumn, ...]:
     """The columns that the header of a query declares."""
     return tuple(TableColumn(name, DUCK_TYPES[type_], doc) for name, type_, doc in _COLUMN.findall(sql))
+
+
+def layout(*texts: str) -> str:
+    """A word for how rows are made: another one where what makes them has changed, but for comments and spaces."""
+    plain = " ".join(" ".join(_COMMENT.sub("", text).split()) for text in texts)
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
 
 
 def fact_columns() -> tuple[TableColumn, ...]:

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 from sqlalchemy import Engine, select
 
-from analytics.columns import event_columns, events_sql
+from analytics.columns import event_columns, events_sql, layout
 from analytics.lake.delta import LakeTable, Outrun, stream
 from analytics.lake.duck import worker
 from eventstore.ahead import ahead
@@ -24,8 +24,8 @@ from eventstore.log.tables import events
 from eventstore.projections.step import is_about_data
 
 NAME = "events"
-APPLICATION = "eventstore.events.1"
-"""The layout's number is at the end: another layout is exported anew."""
+APPLICATION = f"eventstore.events.{layout(events_sql())}"
+"""The layout is named at the end: a table of another one is made anew."""
 COMMIT_EVENTS = 1_000_000
 """Events of one commit at most: what is lost of an export that is killed, half a minute."""
 PIECE_EVENTS = 50_000
@@ -47,7 +47,10 @@ def catch_up(table: LakeTable, engine: Engine, until: int, *, on_progress: Calla
             batches = _batches(connection, engine, after, last, on_progress)
             with closing(batches):
                 try:
-                    table.append(stream(event_schema(), batches), last)
+                    if table.delta is not None and after == 0:  # of another layout
+                        table.replace(stream(event_schema(), batches), last, new_schema=True)
+                    else:
+                        table.append(stream(event_schema(), batches), last)
                 except Outrun:
                     table.open()
                     if table.position <= after:

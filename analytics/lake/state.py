@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from analytics.columns import layout, projection_columns
 from analytics.lake.delta import LakeTable
 from analytics.lake.duck import worker
 from analytics.lake.levels import Levels
@@ -40,8 +41,10 @@ Excluded = Mapping[str, frozenset[int]]
 
 
 def application(model: Projection) -> str:
-    """The id under which a model's table keeps its position: another version of the model does not know it."""
-    return f"eventstore.{model.name}.1.{model.version}"
+    """The id under which a model's table keeps its position: another version of the model, or one kept in other columns, does
+    not know it."""
+    kept = layout(*(f"{each.name} {each.type}" for each in projection_columns(model)))
+    return f"eventstore.{model.name}.{model.version}.{kept}"
 
 
 class State:

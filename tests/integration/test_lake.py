@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -408,6 +408,17 @@ def _rows(table: DeltaTable, where: str) -> pa.Table:
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_a_lake_of_another_layout_is_made_anew(store: EventStore, tmp_path: Path) -> None:
+    append(store, *STORY)
+    former = CommitProperties(app_transactions=[Transaction("eventstore.events.former", 2)])
+    rows = pa.table({"position": [1, 2], "event_id": ["a", "b"]})
+    write_deltalake(tmp_path / "lake" / "events", rows, commit_properties=former)
+    lake = Lake(tmp_path / "lake")
+    assert lake.catch_up(store.engine) == store.head()
+    assert all(segment.same for segment in lake.verify(store.engine))
+    assert_shows(lake, store)
+
+
 @pytest.mark.parametrize(
     "tamper", [changed, redated, missing, doubled, replaced, beyond], ids=lambda each: each.__name__
 )
