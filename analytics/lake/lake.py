@@ -238,7 +238,9 @@ class Lake:
                     if table.position != position:
                         table.mark(position)
                     return
-            duck.execute(f"CREATE TABLE counts ({', '.join(f'{each.name} {each.type}' for each in DELIVERY_COLUMNS)})")
+            duck.execute(
+                f"CREATE OR REPLACE TEMP TABLE counts ({', '.join(f'{each.name} {each.type}' for each in DELIVERY_COLUMNS)})"
+            )
             if found:
                 duck.executemany(f"INSERT INTO counts VALUES ({', '.join('?' * len(DELIVERY_COLUMNS))})", found)
             made = duck.sql("FROM counts").to_arrow_table()

@@ -123,6 +123,7 @@ def _typed(connection: duckdb.DuckDBPyConnection, engine: Engine, piece: pa.Tabl
             return _as_far_as_known(connection, engine, piece)
         half = piece.num_rows // 2
         return [*_typed(connection, engine, piece[:half]), *_typed(connection, engine, piece[half:])]
+    connection.unregister("batch")
     return made
 
 

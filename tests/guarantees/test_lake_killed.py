@@ -35,7 +35,7 @@ from tests.tailing import Process
 
 OWN = [PROJECTIONS / "app_weeks"]
 """One that is made of another, so that a kill may fall between the two."""
-RANDOM_KILLS = {"sqlite": 22, "postgresql": 6}
+RANDOM_KILLS = {"sqlite": 10, "postgresql": 3}
 LONGEST_LIFE = 0.7
 """Seconds that a process has before it is killed, at most; a catching up takes about as long."""
 MOST_COMMITS = {"there is more": 7, "less is left out": 5}

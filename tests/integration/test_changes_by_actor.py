@@ -194,7 +194,7 @@ def _coupon(each: Event) -> str | None:
 
 
 def test_changes_by_actor_agree_with_a_slow_loop_over_the_events(new_store: OpenStore, dialect: str) -> None:
-    @tried(25, dialect)
+    @tried(8, dialect)
     @given(histories(max_size=20))
     def holds(history: list[Event]) -> None:
         with new_store() as store:
