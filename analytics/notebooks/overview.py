@@ -155,7 +155,7 @@ def _(apart, out_of_window, parts, per_coupon, span_days, totals):
             parts.Tile("Valid today", f"{totals['live']:,}", "switched on, begun and not expired"),
             parts.Tile(
                 "Uses out of window",
-                f"{len(out_of_window.rows):,}",
+                f"{len(out_of_window.rows):,}" + ("+" if len(out_of_window.rows) >= 10_000 else ""),
                 "see below" if out_of_window.rows else "all while their coupon was valid",
                 "bad" if out_of_window.rows else "good",
             ),

@@ -5,6 +5,7 @@
 -- parameter: site      text    null  Only this site; null: every site.
 -- parameter: as_of     moment  null  What was true then: of all that had happened by then, whenever it was recorded; null: now.
 -- parameter: known_at  moment  null  What was known then: of all that had been recorded by then; null: all that is known today.
+-- parameter: at        timestamp  null  The moment that the status is of where neither as_of nor known_at is given; null: now.
 -- parameter: status    scheduled|active|expired|inactive|used_up|deleted|unknown  null  Only coupons of this status then; null: all.
 -- column: site_id           text     The site (Wix app instance) that the coupon belongs to.
 -- column: coupon_id         text     Wix's id of the coupon.
@@ -67,7 +68,7 @@ judged AS (
         *,
         coupon_status(
             deleted, snapshot_event_id, active, expired, expiration_time, usage_limit, times_used, reported_usages,
-            start_time, coalesce(CAST($as_of AS TIMESTAMPTZ), CAST($known_at AS TIMESTAMPTZ), now())
+            start_time, coalesce(CAST($as_of AS TIMESTAMPTZ), CAST($known_at AS TIMESTAMPTZ), coalesce(CAST($at AS TIMESTAMPTZ), now()))
         )                                               AS status
     FROM told
     WHERE CAST($site AS VARCHAR) IS NULL OR site_id = $site

@@ -45,7 +45,7 @@ def demo(demo_run: tuple[Path, str], folder: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_demo_fills_a_store_here_and_prints_both_reports(demo_run: tuple[Path, str], demo: str) -> None:
     folder, printed = demo_run
-    assert [each.name for each in folder.iterdir()] == ["eventstore.db"]
+    assert sorted(each.name for each in folder.iterdir()) == ["eventstore.db", "eventstore.db.lake"]
     for told in ("Usage per coupon", "Usage per discount type", "PERCENT_OFF", "SummerSale", "conflict"):
         assert told in printed
     status = json.loads(run("status", "--json").stdout)
