@@ -28,6 +28,13 @@ from tests.serving import PATIENCE
 BEGIN = datetime(2026, 9, 1, 12, tzinfo=UTC)
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 @contextmanager
 def clock(moment: datetime) -> Iterator[None]:
     """The machine's clock stands at this moment."""

@@ -124,6 +124,17 @@ FIGURES = {
         "over_1250_ms",
         "sustained_per_second",
     ],
+    "reports": ["slowest_warm_s", "slowest_cold_s", "connect_s", "vs_oltp_query", "vs_hand_written"],
+    "export": [
+        "events_per_second",
+        "vs_duckdb_copy",
+        "duckdb_copy_events_per_second",
+        "with_projections_per_second",
+        "freshness_s",
+        "freshness_max_s",
+        "export_peak_memory_mb",
+        "peak_memory_mb",
+    ],
 }
 EVENTS = {
     "append": 150,
@@ -134,6 +145,8 @@ EVENTS = {
     "rebuild --grow": 200,
     "live": 200,
     "ingest": 1000,
+    "reports": 200,
+    "export": 200,
 }
 """Events of a round: enough that each figure comes out."""
 MAY_BE_NONE = {"over_1250_ms"}

@@ -13,6 +13,13 @@ from tests.commands import Command, cells
 from tests.serving import CREATED, cli, created, ndjson, wrapped
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 def coupons(first: int, last: int) -> bytes:
     return ndjson(*(wrapped(CREATED, created(f"e-{number}", f"c-{number}")) for number in range(first, last + 1)))
 

@@ -32,6 +32,13 @@ SHOP = ndjson(
 )
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
 def shop(eventstore: Command) -> Command:
     """Two coupons, one of them used once."""

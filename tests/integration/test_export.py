@@ -70,6 +70,13 @@ ODD = (
 )
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
 def shop(new_url: NewUrl) -> Iterator[str]:
     """A month of a shop, Wix's documented examples, and coupons with names that trouble spreadsheets and parsers."""

@@ -53,6 +53,13 @@ sqlite = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 """For what asks nothing of the store: on one engine."""
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 def fill(url: str) -> None:
     """Two shops with a month each, and rewards of a third site."""
     with EventStore.open(url) as store:
