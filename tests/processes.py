@@ -31,6 +31,7 @@ FORKING.set_forkserver_preload(
         "psycopg",
         "uvloop",
         "tests.lakes",
+        "analytics.answering",
     ]
 )
 

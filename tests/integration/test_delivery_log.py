@@ -296,7 +296,7 @@ def test_the_log_and_the_counters_show_one_moment_while_events_arrive(store: Eve
     writer = Thread(target=tell)
     writer.start()
     try:
-        for _ in range(15):
+        for _ in range(5):
             with analytics.connect(store.engine) as connection:
                 result = analytics.run_report(connection, REPORT)
             received, appended, duplicates = (sum(row[number] for row in result.rows) for number in (2, 3, 4))

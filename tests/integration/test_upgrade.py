@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
@@ -253,11 +254,10 @@ def row_count(url: str, name: str) -> int:
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
-def test_a_report_over_an_older_table_says_so_beside_its_answer(old: str) -> None:
+def test_a_report_is_not_concerned_by_an_older_table(old: str) -> None:
     done = Command(old).run("report", "usage-per-coupon", "--json")
-    assert done.returncode == 0
-    assert done.stderr.startswith("coupons is behind this program")
-    assert "eventstore upgrade" in done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
