@@ -34,7 +34,7 @@ POLL_SECONDS = 0.25
 REST = 2.0
 """How many times as long as a step took the runner rests after it. A step costs much the same for one event as for a hundred,
 so that without rest it would take much of the machine from those who append."""
-REST_SECONDS = 0.5
+REST_SECONDS = 0.35
 """The longest rest: with it an event waits for less than a second on SQLite, and for a second and a half on PostgreSQL, while a
 thousand come in each. Whoever waits for a position ends it at once."""
 BACK_OFF_SECONDS = (0.1, 0.5, 2.0, 5.0)
