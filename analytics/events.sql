@@ -24,6 +24,7 @@
 -- column: buy_x             bigint     items to buy (BUY_X_GET_Y)
 -- column: get_y             bigint     items then free (BUY_X_GET_Y)
 -- column: raw_type          text       the discount's type in Wix's own words
+-- column: has_scope         boolean    whether it is limited to a part of the site, even if not told which
 -- column: scope_namespace   text       stores, bookings, events, pricingPlans …; null: the whole site
 -- column: scope_group       text       product, collection, service, event, ticket, plan …
 -- column: scope_entity_id   text       the one product, service … it is for
@@ -75,6 +76,7 @@ SELECT
     doc.coupon.discount.buy_x           AS buy_x,
     doc.coupon.discount.get_y           AS get_y,
     doc.coupon.discount.raw_type        AS raw_type,
+    doc.coupon.scope IS NOT NULL        AS has_scope,
     doc.coupon.scope.namespace          AS scope_namespace,
     doc.coupon.scope."group"            AS scope_group,
     doc.coupon.scope.entity_id          AS scope_entity_id,

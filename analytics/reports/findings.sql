@@ -339,7 +339,7 @@ sequenced AS (
     FROM facts
     WHERE sequence IS NOT NULL AND coupon_key IN (SELECT coupon_key FROM disordered)
 ),
--- What an event shows by itself; a scope of which nothing is told is taken for none.
+-- What an event shows by itself.
 broken (code, position, site_id, event_time) AS (
     SELECT 'coupon_id_differs_from_entity_id', position, site_id, event_time
     FROM facts
@@ -347,11 +347,11 @@ broken (code, position, site_id, event_time) AS (
     UNION ALL
     SELECT 'scope_and_minimum_subtotal', position, site_id, event_time
     FROM facts
-    WHERE coalesce(scope_namespace, scope_group, scope_entity_id) IS NOT NULL AND minimum_subtotal IS NOT NULL AND coupon_id IS NOT NULL
+    WHERE has_scope AND minimum_subtotal IS NOT NULL AND coupon_id IS NOT NULL
     UNION ALL
     SELECT 'free_shipping_with_scope', position, site_id, event_time
     FROM facts
-    WHERE coalesce(scope_namespace, scope_group, scope_entity_id) IS NOT NULL AND discount_type = 'FREE_SHIPPING' AND coupon_id IS NOT NULL
+    WHERE has_scope AND discount_type = 'FREE_SHIPPING' AND coupon_id IS NOT NULL
     UNION ALL
     SELECT 'bookings_not_limited_to_one_item', position, site_id, event_time
     FROM facts

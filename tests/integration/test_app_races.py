@@ -82,10 +82,18 @@ def test_whatever_changes_about_an_app_is_noticed(store: EventStore) -> None:
     assert version(engine) != before
 
 
+def taken(client: httpx.Client, token: bytes) -> bool:
+    """Whether the store takes a webhook, sent again where it asks for that, as Wix does: the machine may be slow."""
+    deadline = time.monotonic() + 60
+    while (status := client.post(WEBHOOKS, content=token).status_code) == 503 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return status == 200
+
+
 def test_the_first_webhook_of_a_new_instance_is_answered_in_time_though_the_database_is_locked(server: Serving) -> None:
     token = webhook(use_of_coupon("new-1"), instance="a-new-one")
     with server.client() as client:
-        assert client.post(WEBHOOKS, content=webhook(use_of_coupon("known-1"))).status_code == 200
+        assert taken(client, webhook(use_of_coupon("known-1")))
         with locked(server):
             start = time.perf_counter()
             assert_come_again(client.post(WEBHOOKS, content=token))
@@ -101,7 +109,7 @@ def test_batches_that_wait_do_not_keep_a_webhook_waiting(server: Serving) -> Non
         httpx.Client(base_url=server.url, headers=headers, timeout=60, limits=limits) as client,
         ThreadPoolExecutor(BATCHES) as threads,
     ):
-        assert client.post(WEBHOOKS, content=webhook(use_of_coupon("known-1"))).status_code == 200
+        assert taken(client, webhook(use_of_coupon("known-1")))
         with locked(server):
             waiting = [
                 threads.submit(client.post, BATCH, content=ndjson(wrapped(APPLIED, delivery(f"batch-{number}"))))
