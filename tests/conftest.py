@@ -9,8 +9,8 @@ A test that touches a store runs once on each engine: it takes `store`, `store_u
   (test_relay_end_to_end.py, test_real_sdk.py), the demonstration in the working directory, which is a SQLite file by default
   (test_cli_demo.py), and the reading of tokens and bodies before any store is asked (test_forgery.py,
   test_http_bad_input.py, most of test_fuzz_webhook.py); and what is asked of the lake, the same of both stores, over the
-  command line, HTTP, in notebooks, as files, on Spark (test_cli_sql.py, test_cli_lake.py, test_export.py, test_http_reports.py,
-  test_answering.py, test_notebooks.py, test_spark.py). These run on SQLite.
+  command line, HTTP, in reports, notebooks, files and on Spark (test_reports*.py, test_changes_by_actor.py, test_cli_sql.py,
+  test_cli_lake.py, test_export.py, test_http_reports.py, test_answering.py, test_notebooks.py, test_spark.py). All on SQLite.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def handed_in(draw: st.DrawFn) -> list[Event | Rejected]:
 def test_the_delivery_log_agrees_with_a_slow_loop_over_the_answers_that_were_given(
     new_store: OpenStore, dialect: str
 ) -> None:
-    @tried(8, dialect)
+    @tried(4, dialect)
     @given(handed_in(), st.data())
     def holds(handed: list[Event | Rejected], data: st.DataObject) -> None:
         told: Told = []

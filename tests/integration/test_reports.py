@@ -25,6 +25,13 @@ FIVE = {"name": "Five euros", "code": "FIVE", "type": "MoneyOff", "moneyOffAmoun
 SHIP = {"name": 'Free, "really"', "code": "=SHIP", "type": "FreeShipping", "freeShipping": True}
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 class History:
     """What a shop's events.js would send, one call an event. Days and hours are of September 2026, UTC."""
 

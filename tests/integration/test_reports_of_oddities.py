@@ -30,6 +30,13 @@ WINDOW = {
 """The codes of a history that speak of a use out of its window, and the words of the report."""
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 def at(day: int, hour: int = 0) -> datetime:
     return datetime(2026, 9, day, hour, tzinfo=UTC)
 
@@ -320,7 +327,7 @@ def test_the_reports_find_what_the_histories_find_however_sequences_and_times_co
 
 
 def test_the_reports_of_any_history_find_what_its_coupons_histories_find(new_store: OpenStore, dialect: str) -> None:
-    @tried(6, dialect)
+    @tried(3, dialect)
     @given(data=st.data(), history=histories(20))
     def holds(data: st.DataObject, history: list[Event]) -> None:
         with new_store() as store:

@@ -28,6 +28,13 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Before everything here."""
 
 
+@pytest.fixture(scope="module", params=["sqlite"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
+    name: str = request.param
+    return name
+
+
 def day(number: int, hour: int = 0) -> datetime:
     """A time of September 2026, UTC."""
     return datetime(2026, 9, number, hour, tzinfo=UTC)
