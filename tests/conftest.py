@@ -69,6 +69,15 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 # On each engine
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A module that says `DIALECT = …` runs on that engine alone, as a single test does that is parametrised so."""
+    alone = getattr(metafunc.module, "DIALECT", None)
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if alone is not None and "dialect" in metafunc.fixturenames and "dialect" not in chosen:
+        metafunc.definition.add_marker(pytest.mark.parametrize("dialect", [alone], indirect=True))
+
+
 @pytest.fixture(scope="module", params=ENGINES)
 def dialect(request: pytest.FixtureRequest) -> str:
     """The engine that a test runs on, by SQLAlchemy's name for it: whoever takes a store from here runs once on each."""

@@ -25,14 +25,8 @@ from eventstore.log.types import to_micros
 from eventstore.store import EventStore
 from tests.serving import PATIENCE
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 BEGIN = datetime(2026, 9, 1, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 @contextmanager

@@ -21,19 +21,13 @@ from tests.histories import START, histories
 from tests.serving import fixture
 from tests.stores import OpenStore, tried
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 ACTOR_COLUMNS = ("actor_type", "actor_id", "account_id", "account_site_id")
 REPORT = "changes-by-actor"
 ANNA = Actor(type="WIX_USER", id="anna")
 MEMBER = Actor(type="MEMBER", id="anna")  # the same id of another kind is another actor
 NOBODY = Actor(type="UNKNOWN")
 OWNER, SECOND_OWNER = Account(account_id="owner", site_id="s-1"), Account(account_id="second")
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 def at(day: int, hour: int = 0) -> datetime:

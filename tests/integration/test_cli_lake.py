@@ -12,12 +12,7 @@ import analytics
 from tests.commands import Command, cells
 from tests.serving import CREATED, cli, created, ndjson, wrapped
 
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 
 
 def coupons(first: int, last: int) -> bytes:

@@ -23,6 +23,7 @@ from tests.commands import Command, cells, run, run_bytes
 from tests.processes import Program
 from tests.serving import APPLIED, CREATED, PATIENCE, applied, created, environment, ndjson, wrapped
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 ENDLESS = "SELECT a.range * b.range AS x FROM range(1000000) a, range(1000000) b"
 COUNTED = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b"
 SHOP = ndjson(
@@ -30,13 +31,6 @@ SHOP = ndjson(
     wrapped(CREATED, created("e-2", "c-2", code="TWENTY", percentOffRate=12.5)),
     wrapped(APPLIED, applied("e-3", "o-1", "c-1", code="=SUM(A1)")),
 )
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from tests.processes import Program
 from tests.serving import CREATED, PATIENCE, PROJECTIONS, created, environment, ndjson, wrapped
 from tests.stores import NewUrl
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 MODULE = import_module("analytics.export")
 """The verb's module, behind the verb of the same name."""
 TABLES = (
@@ -68,13 +69,6 @@ ODD = (
     "'quoted'",
     "\x1b[2J",
 )
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture(scope="module")

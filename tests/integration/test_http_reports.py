@@ -45,19 +45,13 @@ from tests.serving import (
     wrapped,
 )
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 NAMES = [each.name for each in analytics.reports()]
 PARQUET = "application/vnd.apache.parquet"
 SHOPS = ("shop-a", "shop-b")
 every_report = pytest.mark.parametrize("name", NAMES)
 sqlite = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 """For what asks nothing of the store: on one engine."""
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 def fill(url: str) -> None:

@@ -19,17 +19,11 @@ from eventstore.errors import ReportError
 from eventstore.store import EventStore
 from tests.stores import NewUrl
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 STORES = "1380b703-ce81-ff05-f115-39571d94dfcd"
 TEN = {"name": "Ten off", "code": "TEN", "type": "PercentOff", "percentOffRate": 10, "usageLimit": 2}
 FIVE = {"name": "Five euros", "code": "FIVE", "type": "MoneyOff", "moneyOffAmount": 5.25}
 SHIP = {"name": 'Free, "really"', "code": "=SHIP", "type": "FreeShipping", "freeShipping": True}
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 class History:

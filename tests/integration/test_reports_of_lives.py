@@ -16,16 +16,10 @@ from eventstore.store import EventStore
 from tests import slow_model
 from tests.stores import NewUrl
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 DAY = timedelta(days=1)
 NOW = datetime(2026, 9, 20, tzinfo=UTC)
 """The moment that the reports look from."""
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 def at(day: int, hour: int = 0) -> datetime:

@@ -20,6 +20,7 @@ from eventstore.store import EventStore
 from tests.histories import deliveries, every_close_call, histories
 from tests.stores import NewUrl, OpenStore, tried
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 APP = "1380b703-ce81-ff05-f115-39571d94dfcd"
 WINDOW = {
     "used_before_start": "before start",
@@ -28,13 +29,6 @@ WINDOW = {
     "after_deletion": "after deletion",
 }
 """The codes of a history that speak of a use out of its window, and the words of the report."""
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 def at(day: int, hour: int = 0) -> datetime:

@@ -18,6 +18,7 @@ from eventstore.store import EventStore
 from tests.histories import every_close_call
 from tests.stores import NewUrl
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 PIECES = 6
 """Deliveries of a month are recorded at so many times."""
 EVERY = 13
@@ -26,13 +27,6 @@ ALL = 10_000
 """More coupons than any store here has."""
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Before everything here."""
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 def day(number: int, hour: int = 0) -> datetime:

@@ -25,6 +25,7 @@ from tests.histories import START, histories
 from tests.slow_model import COUPON_TYPES, Row, Rows, project
 from tests.stores import NewUrl, OpenStore, tried
 
+DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 STORES, BOOKINGS = "1380b703-ce81-ff05-f115-39571d94dfcd", "13d21c63-b5ec-5912-8397-c3a5ddb27a97"
 NAMES = {
     STORES: "Stores",
@@ -47,13 +48,6 @@ CHANGING = (
     "Pacific/Chatham",
 )
 """Zones whose clocks are put forward and back in ways of their own."""
-
-
-@pytest.fixture(scope="module", params=["sqlite"])
-def dialect(request: pytest.FixtureRequest) -> str:
-    """One engine: what is asked here is the lake, which is the same of both (test_lake.py, test_connection.py)."""
-    name: str = request.param
-    return name
 
 
 def at(text: str) -> datetime:
