@@ -41,7 +41,7 @@ from eventstore.errors import InputError
 from eventstore.log import schema
 from eventstore.log.engine import make_engine
 from eventstore.projections.catalogue import Catalogue, load_catalogue
-from eventstore.projections.duck import quoted
+from eventstore.projections.duck import literal, quoted
 
 Parameters = Mapping[str, object] | Sequence[object] | None
 """Values for `$name` or `?` in SQL."""
@@ -98,7 +98,7 @@ class AnalyticsConnection:
         for statement in _SETTINGS:
             self._duckdb.execute(statement)
         # The files one by one, not their folder: in an allowed folder DuckDB would also write.
-        self._duckdb.execute("SET allowed_paths = [" + ", ".join(_literal(file) for file in snapshot.files) + "]")
+        self._duckdb.execute("SET allowed_paths = [" + ", ".join(literal(file) for file in snapshot.files) + "]")
         made = tuple(views(snapshot, catalogue))
         self.tables = tuple(view.name for view in made)
         """The names that a query may use."""
@@ -168,9 +168,9 @@ class AnalyticsConnection:
     def _make(self, view: View) -> None:
         name = quoted(view.name)
         self._duckdb.execute(f"CREATE VIEW {name} AS {view.sql}")
-        self._duckdb.execute(f"COMMENT ON VIEW {name} IS {_literal(view.about)}")
+        self._duckdb.execute(f"COMMENT ON VIEW {name} IS {literal(view.about)}")
         for each in view.columns:
-            self._duckdb.execute(f"COMMENT ON COLUMN {name}.{quoted(each.name)} IS {_literal(each.doc)}")
+            self._duckdb.execute(f"COMMENT ON COLUMN {name}.{quoted(each.name)} IS {literal(each.doc)}")
 
 
 def connect(
@@ -241,7 +241,3 @@ def _is_explained_query(statement: duckdb.Statement) -> bool:
     except duckdb.Error:  # the pattern does not know all that may stand before it, as comments
         return False
     return [each.type for each in explained] == [duckdb.StatementType.SELECT]
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

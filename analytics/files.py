@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from eventstore.errors import InputError
+from eventstore.log.engine import sync_directory
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def new_file(target: str | Path) -> Iterator[IO[bytes]]:
                 coming.flush()
                 os.fsync(coming.fileno())
             beside.replace(path)
-            _settle(path.parent)
+            sync_directory(path.parent)
     except BaseException:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -48,13 +49,3 @@ def _told(target: str | Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-def _settle(folder: Path) -> None:
-    """Make a new name survive a power cut, where the system can be asked to."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

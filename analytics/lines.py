@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from analytics.columns import TableColumn
 from analytics.results import FORMULA_STARTS
-from eventstore.projections.duck import quoted
+from eventstore.projections.duck import literal, quoted
 
 NUMBERS = ("BIGINT", "BOOLEAN")
 """Types whose text is the same in JSON, in CSV and in SQL."""
@@ -38,7 +38,7 @@ def json_line(columns: Sequence[TableColumn]) -> str:
     parts = []
     for number, each in enumerate(columns):
         key = ("{" if number == 0 else ",") + f'"{each.name}":'
-        parts.append(f"{_literal(key)}, coalesce({_json(each)}, 'null')")
+        parts.append(f"{literal(key)}, coalesce({_json(each)}, 'null')")
     return "concat(" + ", ".join(parts) + ", '}', chr(10))"
 
 
@@ -80,7 +80,7 @@ def _csv(column: TableColumn) -> str:
         return _plain(name)
     if column.type != "VARCHAR":
         return _quoted_cell(f"CAST(to_json({name}) AS VARCHAR)")
-    return _quoted_cell(name, f"regexp_replace({name}, {_literal(_GUARDED)}, {_literal(_WITH_APOSTROPHE)})")
+    return _quoted_cell(name, f"regexp_replace({name}, {literal(_GUARDED)}, {literal(_WITH_APOSTROPHE)})")
 
 
 def _quoted_cell(text: str, shown: str | None = None) -> str:
@@ -88,7 +88,7 @@ def _quoted_cell(text: str, shown: str | None = None) -> str:
     # Each mention is planned and evaluated by itself: so there are few.
     shown = shown or text
     quotes = f"""'"' || replace({shown}, '"', '""') || '"'"""
-    return f"CASE WHEN regexp_matches({text}, {_literal(_SPECIAL)}) THEN {quotes} ELSE {shown} END"
+    return f"CASE WHEN regexp_matches({text}, {literal(_SPECIAL)}) THEN {quotes} ELSE {shown} END"
 
 
 def _json(column: TableColumn) -> str:
@@ -113,7 +113,3 @@ def _time(value: str) -> str:
 def _plain(value: str) -> str:
     # A decimal's text always has its point, and six digits behind it.
     return f"rtrim(rtrim(CAST({value} AS VARCHAR), '0'), '.')"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -12,6 +12,7 @@ from secrets import token_hex
 
 from pyarrow import fs
 
+from analytics.lake.place import cache_folder
 from eventstore.errors import StoreUnavailable
 
 KEPT_SECONDS = 24 * 60 * 60
@@ -21,8 +22,7 @@ COPY_BYTES = 4 * 1024 * 1024
 
 def copies_of(location: str) -> Path:
     """The folder, in the user's cache, of the copies of a lake's files."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eventstore" / "lake-files"
-    return base / hashlib.sha256(location.encode()).hexdigest()[:16]
+    return cache_folder() / "lake-files" / hashlib.sha256(location.encode()).hexdigest()[:16]
 
 
 def brought_here(table_uri: str, files: list[str], options: Mapping[str, str]) -> list[str]:

@@ -100,6 +100,12 @@ class LakeTable:
             return tuple(brought_here(self.uri, wanted, self.options))
         return tuple(f"{self.uri}/{file}" for file in wanted)
 
+    def contents(self, *columns: str) -> list[dict[str, Any]]:
+        """Of each file of the version looked at what Delta's log says: `path`, `num_records`, `size_bytes`, `min.COLUMN` …"""
+        if self.delta is None:
+            return []
+        return pa.table(self.delta.get_add_actions(flatten=True)).select(columns).to_pylist()  # type: ignore[no-any-return]
+
     def append(self, rows: Rows, position: int) -> None:
         """Add rows, and say that everything up to `position` is in. Raises Outrun."""
         self._commit(rows, position, {}, mode="append")

@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 from sqlalchemy import Engine, column, select, table
 
 from analytics.columns import DELIVERIES, DELIVERY_COLUMNS, EVENTS
@@ -149,16 +148,13 @@ class Lake:
         """What there is."""
         self._open()
         tables = self._tables()
-        actions = {
-            name: pa.table(each.delta.get_add_actions(flatten=True)).to_pylist() if each.delta is not None else []
-            for name, each in tables.items()
-        }
+        contents = {name: each.contents("size_bytes") for name, each in tables.items()}
         return LakeStatus(
             location=self.location,
             position=self._events.position,
             projections={name: each.position for name, each in self._projections.items()},
-            files={name: len(several) for name, several in actions.items()},
-            bytes={name: sum(int(each["size_bytes"]) for each in several) for name, several in actions.items()},
+            files={name: len(several) for name, several in contents.items()},
+            bytes={name: sum(int(each["size_bytes"]) for each in several) for name, several in contents.items()},
         )
 
     def verify(self, engine: Engine) -> Iterator[Segment]:

@@ -132,11 +132,9 @@ class Levels:
     def _room_for(self, new: int) -> int:
         """The highest level that has room for so many new rows and all that stand on it and above."""
         held: dict[int, int] = {}
-        if self.table.delta is not None:
-            actions = pa.table(self.table.delta.get_add_actions(flatten=True)).to_pylist()
-            for each in actions:
-                level = int(each[f"partition.{LEVEL}"])
-                held[level] = held.get(level, 0) + each["num_records"]
+        for each in self.table.contents(f"partition.{LEVEL}", "num_records"):
+            level = int(each[f"partition.{LEVEL}"])
+            held[level] = held.get(level, 0) + each["num_records"]
         for level in range(len(LEVEL_ROWS) - 1, 0, -1):
             most = LEVEL_ROWS[level]
             assert most is not None

@@ -150,22 +150,17 @@ def _pieces(engine: Engine, after: int, until: int) -> Iterator[pa.Table]:
 
 def _files_from(table: LakeTable, position: int) -> list[str]:
     """The files that may hold events from that position on."""
-    assert table.delta is not None
-    actions = pa.table(table.delta.get_add_actions(flatten=True)).select(["path", "max.position"]).to_pylist()
-    names = {each["path"] for each in actions if each["max.position"] is None or each["max.position"] >= position}
+    found = table.contents("path", "max.position")
+    names = {each["path"] for each in found if each["max.position"] is None or each["max.position"] >= position}
     return list(table.files(only=names))
 
 
 def _join_small_files(table: LakeTable) -> None:
     """Make one file of the small ones at the end, once they are many."""
-    if table.delta is None:
-        return
-    columns = ["path", "num_records", "min.position", "max.position"]
-    actions = pa.table(table.delta.get_add_actions(flatten=True)).select(columns).to_pylist()
-    actions.sort(key=lambda each: int(each["min.position"]))
+    files = sorted(table.contents("num_records", "min.position"), key=lambda each: int(each["min.position"]))
     last: list[dict[str, int]] = []
-    while actions and actions[-1]["num_records"] < SMALL_EVENTS:
-        last.insert(0, actions.pop())
+    while files and files[-1]["num_records"] < SMALL_EVENTS:
+        last.insert(0, files.pop())
     if len(last) < SMALL_FILES:
         return
     first = last[0]["min.position"]

@@ -37,8 +37,12 @@ def default_lake(engine: Engine) -> str:
     if is_sqlite(engine):
         path = sqlite_path(engine)
         return str(path.with_name(path.name + ".lake"))
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return str(Path(base) / "eventstore" / f"{_name(engine.url)}.lake")
+    return str(cache_folder() / f"{_name(engine.url)}.lake")
+
+
+def cache_folder() -> Path:
+    """Where the user's system keeps what can be made again, and in it what is ours."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eventstore"
 
 
 def _name(url: URL) -> str:

@@ -68,6 +68,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """A text as SQL has it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 class ModelSession:
     """A DuckDB connection prepared for the given models. Not thread-safe; close it."""
 

@@ -11,33 +11,16 @@ import pytest
 
 import analytics
 from eventstore.demo import month
-from eventstore.event import Coupon, Discount, DiscountType, Event, Loyalty, Source
+from eventstore.event import Event, Loyalty, Source
 from eventstore.store import EventStore
 from tests import slow_model
+from tests.september import at, event, snapshot
 from tests.stores import NewUrl
 
 DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
 DAY = timedelta(days=1)
 NOW = datetime(2026, 9, 20, tzinfo=UTC)
 """The moment that the reports look from."""
-
-
-def at(day: int, hour: int = 0) -> datetime:
-    return datetime(2026, 9, day, hour, tzinfo=UTC)
-
-
-def snapshot(code: str, **facts: Any) -> Coupon:
-    told = {
-        "discount": Discount(type=DiscountType.PERCENT_OFF, value=Decimal(10)),
-        "active": True,
-        "name": code.title(),
-    }
-    return Coupon(code=code, **(told | facts))
-
-
-def event(event_id: str, type_: str, about: str, time: datetime, **facts: Any) -> Event:
-    told = {"site_id": "shop", "entity_id": about, "coupon_id": about, "source": Source.REST}
-    return Event(event_id=event_id, type=type_, event_time=time, **(told | facts))
 
 
 def reward(name: str, time: datetime, linked: str | None, **facts: Any) -> Event:

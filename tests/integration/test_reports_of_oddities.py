@@ -17,7 +17,9 @@ from eventstore.demo import month
 from eventstore.event import Coupon, Discount, DiscountType, Event, Scope, Source
 from eventstore.projections.history import HistoryEntry
 from eventstore.store import EventStore
+from tests import september
 from tests.histories import deliveries, every_close_call, histories
+from tests.september import at, snapshot
 from tests.stores import NewUrl, OpenStore, tried
 
 DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
@@ -31,22 +33,8 @@ WINDOW = {
 """The codes of a history that speak of a use out of its window, and the words of the report."""
 
 
-def at(day: int, hour: int = 0) -> datetime:
-    return datetime(2026, 9, day, hour, tzinfo=UTC)
-
-
-def snapshot(code: str, **facts: Any) -> Coupon:
-    told = {
-        "discount": Discount(type=DiscountType.PERCENT_OFF, value=Decimal(10)),
-        "active": True,
-        "name": code.title(),
-    }
-    return Coupon(code=code, **(told | facts))
-
-
 def event(event_id: str, type_: str, about: str, time: datetime, **facts: Any) -> Event:
-    told = {"site_id": "shop", "entity_id": about, "coupon_id": about, "source": Source.REST}
-    return Event(event_id=event_id, type=f"coupon.{type_}", event_time=time, **(told | facts))
+    return september.event(event_id, f"coupon.{type_}", about, time, **facts)
 
 
 def use(event_id: str, about: str, time: datetime, order: str | None, shown: Coupon | None, **facts: Any) -> Event:
