@@ -23,6 +23,9 @@ from eventstore.log.tables import (
     delivery_counts,
     event_keys,
     events,
+    handler_dead_letters,
+    handler_done,
+    handler_positions,
     log_head,
     metadata,
     projection_checkpoints,
@@ -51,6 +54,9 @@ WRITER_RIGHTS: dict[Table, tuple[str, ...]] = {
     projection_checkpoints: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     projection_work: ("SELECT", "INSERT", "UPDATE", "DELETE"),
     dead_letters: ("SELECT", "INSERT", "UPDATE (reason, parked_at, resolved_at, resolution, note)"),
+    handler_positions: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    handler_done: ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    handler_dead_letters: ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 """What the writer may do to each table of the log. Of the derived tables it may do anything to the rows."""
 SECRET = frozenset({api_tokens})

@@ -12,7 +12,7 @@ from eventstore.log.engine import is_sqlite, said, shown, sqlite_path, sync_dire
 from eventstore.log.roles import act_as_owner
 from eventstore.log.tables import log_head
 
-HEAD_REVISION = "0004"
+HEAD_REVISION = "0005"
 """The revision this code works with: the newest in `migrations/versions`; a test compares."""
 _LOG_TABLES = {"events", "event_keys", "log_head"}
 _MIGRATION_LOCK = 0x436F75706F6E

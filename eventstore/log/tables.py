@@ -176,6 +176,7 @@ dead_letters = Table(
 )
 """Events that a projection could not take. `subject_id` is the event's coupon, or its entity where it names no coupon: its later
 events wait with it. `resolution` is `retried` or `skipped`; a skipped event is left out of that projection for good."""
+Index(None, dead_letters.c.site_id, dead_letters.c.subject_id)
 
 projection_checkpoints = Table(
     "projection_checkpoints",
@@ -184,4 +185,66 @@ projection_checkpoints = Table(
     Column("version", Integer, nullable=False),
     Column("position", BigInteger, nullable=False),
     Column("updated_at", UtcMicros, nullable=False),
+)
+
+handler_positions = Table(
+    "handler_positions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("handler", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("claimed", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("suspect", BigInteger),
+    Column("deaths", Integer, nullable=False),
+    Column("handled", BigInteger, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("started_at", UtcMicros, nullable=False),
+    Column("updated_at", UtcMicros, nullable=False),
+    Column("paused", Text),
+)
+"""Where a handler stands, under the name of the set that it belongs to: everything up to `position` is handled or parked, and what
+stands up to `claimed` may have been begun. `epoch` grows with each process that takes over, and with each replay: what an earlier
+one still wants to write is refused. `suspect` is the event that was begun alone after a process had died, `deaths` how often.
+`handled` counts; `paused` says why nothing is begun for now."""
+
+handler_done = Table(
+    "handler_done",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("handler", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+"""Events above a handler's position that it has handled in a transaction of the store: written with what it wrote itself."""
+
+handler_dead_letters = Table(
+    "handler_dead_letters",
+    metadata,
+    Column("id", Position, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False),
+    Column("handler", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("handled_to", BigInteger, nullable=False),
+    Column("site_id", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("parked_at", UtcMicros, nullable=False),
+    Column("retry_at", UtcMicros),
+    Column("begun_at", UtcMicros),
+    Column("resolved_at", UtcMicros),
+    Column("resolution", Text),
+    Column("note", Text),
+)
+"""Events that a handler could not take, `position`, each with its subject: later events of it wait, for that handler alone. What
+stands up to `handled_to` of them is done. `retry_at` is when it is tried again; none: it waits for a person. `begun_at` stands
+while it is being tried. `resolution` is `handled` or `skipped`; `note` why it was skipped, or that it is to be."""
+Index(
+    None,
+    handler_dead_letters.c.name,
+    handler_dead_letters.c.handler,
+    handler_dead_letters.c.resolved_at,
+    handler_dead_letters.c.retry_at,
 )
