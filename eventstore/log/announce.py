@@ -89,6 +89,7 @@ class Announcer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._newest = 0
+        self._announced = 0
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -112,10 +113,10 @@ class Announcer:
 
     def _run(self) -> None:
         failures = 0
-        while not self._closing.is_set():
+        while not self._closing.is_set() or (self._announced < self._newest and not failures):
             try:
                 with Line(self._engine, "eventstore announcer") as line:
-                    while not self._closing.is_set():
+                    while not self._closing.is_set() or self._announced < self._newest:
                         self._wake.wait()
                         self._closing.wait(PAUSE_SECONDS)
                         self._announce(line)
@@ -128,8 +129,10 @@ class Announcer:
     def _announce(self, line: Line) -> None:
         # First this, so that a commit meanwhile is told by the next announcement.
         self._wake.clear()
+        newest = self._newest
         try:
-            line.notify(str(self._newest))
+            line.notify(str(newest))
+            self._announced = newest
         except BaseException:
             # To be told by the next line.
             self._wake.set()
