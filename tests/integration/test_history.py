@@ -196,7 +196,7 @@ def test_each_oddity_is_found_at_the_event_that_it_is_about(store: EventStore) -
         event(12, "coupon.created", 9, snapshot()),
         use(13, 8, "restored"),
         event(14, "coupon.updated", 7, snapshot(code="B" * 21), entity_id="another"),
-        use(15, 60 * 24 * 3, "late"),
+        use(15, 60 * 24 * 3 + 60, "late"),
     )
     assert {name: codes(entry) for name, entry in found.items() if entry.findings} == {
         "e2": ["used_before_start"],
