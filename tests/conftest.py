@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL
 from eventstore.config import Settings
 from eventstore.store import EventStore
 from tests.commands import Command
+from tests.processes import FORKING
 from tests.serving import NewServer, Serving, serving
 from tests.stores import ENGINES, NewUrl, OpenStore, PostgresqlServer, SqliteStores
 
@@ -37,6 +38,20 @@ __all__ = ["NewServer", "OpenStore"]
 # Slow machines are no failures: examples have no deadline.
 settings.register_profile("eventstore", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("eventstore")
+
+# What the processes of the tests are forked with.
+FORKING.set_forkserver_preload(
+    [
+        "tests.tailing",
+        "eventstore.api.server",
+        "eventstore.projections.rebuild",
+        "alembic.command",
+        "psycopg",
+        "uvloop",
+        "tests.lakes",
+        "analytics.answering",
+    ]
+)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -22,18 +22,6 @@ from typing import Any
 
 FORKING: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
 """What makes the processes. A process of the tests has one that they are forked from."""
-FORKING.set_forkserver_preload(
-    [
-        "tests.tailing",
-        "eventstore.api.server",
-        "eventstore.projections.rebuild",
-        "alembic.command",
-        "psycopg",
-        "uvloop",
-        "tests.lakes",
-        "analytics.answering",
-    ]
-)
 
 
 class Program:
