@@ -203,10 +203,10 @@ handler_positions = Table(
     Column("updated_at", UtcMicros, nullable=False),
     Column("paused", Text),
 )
-"""Where a handler stands, under the name of the set that it belongs to: everything up to `position` is handled or parked, and what
-stands up to `claimed` may have been begun. `epoch` grows with each process that takes over, and with each replay: what an earlier
-one still wants to write is refused. `suspect` is the event that was begun alone after a process had died, `deaths` how often.
-`handled` counts; `paused` says why nothing is begun for now."""
+"""Where a handler stands, under the name of its set: everything up to `position` is handled or parked, and what stands up to
+`claimed` may have been begun. `epoch` grows with each process that takes over, and with each replay: what an earlier one still
+wants to write is refused. `suspect` is the event that was begun alone after a process had died, `deaths` how often. `handled`
+counts; `paused` says why nothing is begun for now."""
 
 handler_done = Table(
     "handler_done",

@@ -13,12 +13,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, or_, select, update
+from sqlalchemy import Connection, Engine, Row, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from eventstore.errors import InputError, NotFound
 from eventstore.log.engine import said
 from eventstore.log.records import now
+from eventstore.log.subjects import SUBJECT, is_about
 from eventstore.log.tables import dead_letters, events
 
 RETRIED, SKIPPED = "retried", "skipped"
@@ -71,17 +72,6 @@ class DeadLetter:
     resolved_at: datetime | None
     resolution: str | None
     note: str | None
-
-
-SUBJECT = func.coalesce(events.c.coupon_id, events.c.entity_id)
-"""SQL for the subject of an event. To find a subject's events use `is_about`, which the indexes serve."""
-
-
-def is_about(site_id: str, subject_id: str) -> ColumnElement[bool]:
-    """The events of one subject."""
-    row = events.c
-    of_subject = or_(row.coupon_id == subject_id, and_(row.coupon_id.is_(None), row.entity_id == subject_id))
-    return and_(row.site_id == site_id, of_subject)
 
 
 def left_out(connection: Connection, root: str) -> list[LeftOut]:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from eventstore.errors import InputError, ProjectionError, StoreUnavailable
 from eventstore.log.arrow import EVENT_SCHEMA, only_positions, rows_to_batch
 from eventstore.log.engine import said, write_transaction
+from eventstore.log.subjects import is_about
 from eventstore.log.tables import events
 from eventstore.projections import blame, dead_letters
 from eventstore.projections.catalogue import Catalogue
@@ -163,7 +164,7 @@ def _waiting(connection: Connection, group: Group, letter: DeadLetter, *, after:
             row.event_id,
         )
         .where(
-            dead_letters.is_about(letter.site_id, letter.subject_id),
+            is_about(letter.site_id, letter.subject_id),
             row.position > after,
             row.position <= group.position,
             row.position.not_in([each.position for each in group.left_out if each.skipped]),

@@ -25,6 +25,7 @@ from eventstore.log import arrow
 from eventstore.log.engine import write_transaction
 from eventstore.log.records import now
 from eventstore.log.schema import head_size
+from eventstore.log.subjects import SUBJECT
 from eventstore.log.tables import events
 from eventstore.log.tables import projection_checkpoints as checkpoints
 from eventstore.projections import blame, dead_letters, tables
@@ -129,7 +130,7 @@ class Stepper:
         """The events with `after < position <= until` by what they are about, in order."""
         column = events.c
         query = (
-            select(column.position, column.site_id, dead_letters.SUBJECT, column.event_id)
+            select(column.position, column.site_id, SUBJECT, column.event_id)
             .where(column.position > after, column.position <= until)
             .order_by(column.position)
         )

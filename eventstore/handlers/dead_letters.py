@@ -1,0 +1,284 @@
+"""Events that a handler could not take. Each parks its subject for that handler alone; everything else goes on.
+
+A letter with `retry_at` is tried again then, by whoever runs the handler; one without waits for a person. When its event is
+handled at last, or skipped, those of its subject that came meanwhile follow in order, read from the log: the letter moves along
+with them and is resolved at the end, so that at any moment it says what of its subject is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
+
+from eventstore.errors import InputError, NotFound
+from eventstore.handlers.feed import Fed, Subject
+from eventstore.log.engine import write_transaction
+from eventstore.log.records import now
+from eventstore.log.tables import handler_dead_letters, handler_positions
+
+HANDLED, SKIPPED = "handled", "skipped"
+"""How a letter is resolved."""
+SKIP = "skip"
+"""The resolution of an open letter whose event is to be left out, once the handler's process comes to it."""
+NOTE_LENGTH = 500
+_row = handler_dead_letters.c
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerDeadLetter:
+    """An event that a handler could not take; later ones of `subject_id`, its coupon or entity, wait for that handler.
+
+    `retry_at`: when it is tried again; None while it waits for a person, and once it is resolved. `resolution`: handled or
+    skipped; None or `skip` (to be skipped) while it is open.
+    """
+
+    id: int
+    name: str
+    handler: str
+    position: int
+    handled_to: int
+    site_id: str
+    subject_id: str
+    event_id: str
+    attempts: int
+    reason: str
+    parked_at: datetime
+    retry_at: datetime | None
+    begun_at: datetime | None
+    resolved_at: datetime | None
+    resolution: str | None
+    note: str | None
+
+    @property
+    def subject(self) -> Subject:
+        """Whose later events wait."""
+        return self.site_id, self.subject_id
+
+
+def list_letters(
+    connection: Connection,
+    *,
+    name: str | None = None,
+    handler: str | None = None,
+    site_id: str | None = None,
+    resolved: bool = False,
+    after: int = 0,
+    limit: int = 100,
+) -> list[HandlerDeadLetter]:
+    """A page of the open letters, oldest first; `resolved`: also those dealt with."""
+    query = select(handler_dead_letters).where(_row.id > after).order_by(_row.id).limit(limit)
+    if not resolved:
+        query = query.where(_row.resolved_at.is_(None))
+    for column, wanted in ((_row.name, name), (_row.handler, handler), (_row.site_id, site_id)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    return [_letter(row) for row in connection.execute(query)]
+
+
+def show_letter(connection: Connection, letter_id: int) -> HandlerDeadLetter:
+    """One letter. Raises NotFound."""
+    row = connection.execute(select(handler_dead_letters).where(_row.id == letter_id)).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"there is no dead letter {letter_id} of a handler; `eventstore handlers dead-letters` shows those that are open"
+        )
+    return _letter(row)
+
+
+def open_subjects(connection: Connection, name: str, handler: str) -> dict[Subject, int]:
+    """The subjects that wait for a handler, and their letters."""
+    query = select(_row.site_id, _row.subject_id, _row.id).where(
+        _row.name == name, _row.handler == handler, _row.resolved_at.is_(None)
+    )
+    return {(site, subject): letter for site, subject, letter in connection.execute(query)}
+
+
+def due_letters(
+    connection: Connection, name: str, handler: str, moment: datetime, limit: int
+) -> Sequence[HandlerDeadLetter]:
+    """The letters that are to be tried again by now, the one due longest first."""
+    query = (
+        select(handler_dead_letters)
+        .where(_row.name == name, _row.handler == handler, _row.resolved_at.is_(None), _row.retry_at <= moment)
+        .order_by(_row.retry_at)
+        .limit(limit)
+    )
+    return [_letter(row) for row in connection.execute(query)]
+
+
+def waiting(connection: Connection, name: str | None = None) -> dict[tuple[str, str], tuple[int, int]]:
+    """By set and handler: how many open letters there are, and how many of them wait for a person."""
+    query = (
+        select(_row.name, _row.handler, func.count(), func.count().filter(_row.retry_at.is_(None)))
+        .where(_row.resolved_at.is_(None))
+        .group_by(_row.name, _row.handler)
+    )
+    if name is not None:
+        query = query.where(_row.name == name)
+    return {(each, handler): (total, alone) for each, handler, total, alone in connection.execute(query)}
+
+
+def park(
+    engine: Engine,
+    name: str,
+    handler: str,
+    epoch: int,
+    fed: Fed,
+    *,
+    attempts: int,
+    reason: str,
+    retry_at: datetime | None,
+) -> int | None:
+    """Park an event with its subject: its letter's id; None where another process has taken the handler over."""
+    with write_transaction(engine, durable=False) as connection:
+        mine = select(handler_positions.c.position).where(
+            handler_positions.c.name == name,
+            handler_positions.c.handler == handler,
+            handler_positions.c.epoch == epoch,
+        )
+        if connection.execute(mine.with_for_update(read=True)).scalar() is None:
+            return None
+        site, subject = fed.subject
+        added = connection.execute(
+            handler_dead_letters.insert()
+            .values(
+                name=name,
+                handler=handler,
+                position=fed.position,
+                handled_to=fed.position - 1,
+                site_id=site,
+                subject_id=subject,
+                event_id=fed.event_id,
+                attempts=attempts,
+                reason=reason,
+                parked_at=now(),
+                retry_at=retry_at,
+            )
+            .returning(_row.id)
+        )
+        return int(added.scalar_one())
+
+
+def begin(engine: Engine, letter_id: int, attempts: int) -> None:
+    """Write down, before it is done, that a letter's event is tried once more."""
+    _change(engine, letter_id, begun_at=now(), attempts=attempts)
+
+
+def fail(engine: Engine, letter_id: int, fed: Fed, *, attempts: int, reason: str, retry_at: datetime | None) -> None:
+    """Say that the event, the letter's or one of those behind it, could not be taken this time either."""
+    _change(
+        engine,
+        letter_id,
+        position=fed.position,
+        event_id=fed.event_id,
+        attempts=attempts,
+        reason=reason,
+        retry_at=retry_at,
+        begun_at=None,
+        resolution=None,
+    )
+
+
+def put_off(engine: Engine, letter_id: int, retry_at: datetime, attempts: int) -> None:
+    """Try a letter again later, as nothing was tried now."""
+    _change(engine, letter_id, retry_at=retry_at, begun_at=None, attempts=attempts)
+
+
+def advance(connection: Connection, letter_id: int, position: int) -> bool:
+    """Say that the subject's events are handled up to `position`; False if that was said already, or the letter is resolved."""
+    written = connection.execute(
+        update(handler_dead_letters)
+        .where(_row.id == letter_id, _row.handled_to < position, _row.resolved_at.is_(None))
+        .values(handled_to=position, begun_at=None, attempts=0)
+    )
+    return bool(written.rowcount)
+
+
+def resolve(connection: Connection, letter_id: int, resolution: str, position: int) -> None:
+    """All of its subject up to `position` is done."""
+    connection.execute(
+        update(handler_dead_letters)
+        .where(_row.id == letter_id)
+        .values(resolved_at=now(), resolution=resolution, handled_to=position, begun_at=None, retry_at=None)
+    )
+
+
+def resolve_behind(connection: Connection, name: str, handler: str, position: int) -> int:
+    """Close the open letters of events above `position`: the handler is to be given them anew. Returns how many."""
+    written = connection.execute(
+        update(handler_dead_letters)
+        .where(_row.name == name, _row.handler == handler, _row.resolved_at.is_(None), _row.handled_to >= position)
+        .values(resolved_at=now(), resolution="replayed", begun_at=None, retry_at=None)
+    )
+    return written.rowcount
+
+
+def found_begun(engine: Engine, name: str, handler: str, attempts: int, waits: timedelta) -> None:
+    """Of letters that were being tried when their process ended: try them later, or leave them to people after so many."""
+    with write_transaction(engine, durable=False) as connection:
+        begun = and_(_row.name == name, _row.handler == handler, _row.begun_at.is_not(None), _row.resolved_at.is_(None))
+        for letter_id, tried in connection.execute(select(_row.id, _row.attempts).where(begun)).all():
+            connection.execute(
+                update(handler_dead_letters)
+                .where(_row.id == letter_id)
+                .values(
+                    begun_at=None,
+                    reason="the process ended while the event was handled",
+                    retry_at=None if tried >= attempts else now() + waits,
+                )
+            )
+
+
+def retry(engine: Engine, letter_ids: Sequence[int] | None, *, name: str | None, handler: str | None) -> int:
+    """Have letters tried again at once; None: all that are open, of that set and handler if given. Returns how many.
+
+    Raises NotFound, and InputError for one that is resolved.
+    """
+    with write_transaction(engine) as connection:
+        for each in letter_ids or ():
+            _open(connection, each)
+        wanted: list[ColumnElement[bool]] = [_row.resolved_at.is_(None)]
+        if letter_ids is not None:
+            wanted.append(_row.id.in_(letter_ids))
+        for column, value in ((_row.name, name), (_row.handler, handler)):
+            if value is not None:
+                wanted.append(column == value)
+        written = connection.execute(
+            update(handler_dead_letters).where(*wanted).values(retry_at=now(), attempts=0, resolution=None, note=None)
+        )
+        return written.rowcount
+
+
+def skip(engine: Engine, letter_id: int, note: str) -> HandlerDeadLetter:
+    """Have an event left out for good, and what waits behind it handled. Raises NotFound, InputError."""
+    if not note.strip() or len(note) > NOTE_LENGTH:
+        raise InputError(f"say why it is skipped, in 1 to {NOTE_LENGTH} characters")
+    with write_transaction(engine) as connection:
+        letter = _open(connection, letter_id)
+        connection.execute(
+            update(handler_dead_letters).where(_row.id == letter_id).values(retry_at=now(), resolution=SKIP, note=note)
+        )
+    return letter
+
+
+def _open(connection: Connection, letter_id: int) -> HandlerDeadLetter:
+    letter = show_letter(connection, letter_id)
+    if letter.resolved_at is not None:
+        raise InputError(
+            f"the dead letter {letter_id} was {letter.resolution} already, at {letter.resolved_at:%Y-%m-%d %H:%M}"
+        )
+    return letter
+
+
+def _change(engine: Engine, letter_id: int, **values: object) -> None:
+    with write_transaction(engine, durable=False) as connection:
+        connection.execute(
+            update(handler_dead_letters).where(_row.id == letter_id, _row.resolved_at.is_(None)).values(**values)
+        )
+
+
+def _letter(row: Row[tuple[object, ...]]) -> HandlerDeadLetter:
+    return HandlerDeadLetter(**row._mapping)

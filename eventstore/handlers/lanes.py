@@ -1,0 +1,419 @@
+"""One handler's events between the log and its calls, in memory: what waits, what is under way, what is parked, what is done.
+
+Each subject has a queue, whose first event is the only one that may be under way: so a coupon's events are handled in order, and
+those of different coupons at once. Methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from eventstore.backoff import wait_after
+from eventstore.handlers import dead_letters, positions
+from eventstore.handlers.calls import SUPERSEDED, Call, Mine, Outcome
+from eventstore.handlers.dead_letters import HandlerDeadLetter
+from eventstore.handlers.feed import Fed, Subject, of_subject
+from eventstore.handlers.positions import Progress, Standing
+from eventstore.log.engine import write_transaction
+from eventstore.log.records import now
+
+RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0)
+"""How long a failed event rests before it is tried again, one after the other. After the last try it waits for a person."""
+PAUSE_SECONDS = (1.0, 5.0, 15.0, 60.0)
+"""How long a handler rests as a whole when it asks to try later or fails for every coupon; the last one repeated."""
+FAILING_SUBJECTS = 20
+"""So many coupons in a row, not one taken, and it is the handler that is broken: it rests, and not every coupon is parked."""
+JITTER = 0.25
+"""Waits are this share shorter or longer, by chance, so that what failed together is not tried again together."""
+MAX_DEATHS = 3
+"""An event that was begun alone so often, and whose process ended each time, is what ends it: it is parked for a person."""
+ROOM = 2_000
+"""Events of a handler that may wait in memory: reading goes on once there are fewer."""
+REVIVED_PAGE = 100
+"""Events behind a parked one that are read at a time once it is taken."""
+
+
+class Gate(Enum):
+    """Whether events are begun."""
+
+    OPEN = "open"
+    SHUT = "shut"
+    AJAR = "ajar"
+    """One is, to see whether it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How often and after which waits (seconds) a failed event is tried."""
+
+    attempts: int = len(RETRY_SECONDS) + 1
+    retry_seconds: Sequence[float] = RETRY_SECONDS
+    pause_seconds: Sequence[float] = PAUSE_SECONDS
+
+
+class Lane:
+    """See the module. `release`: called with subjects whose first event may be begun; `drained` when there is room again."""
+
+    def __init__(
+        self,
+        mine: Mine,
+        standing: Standing,
+        parked: dict[Subject, int],
+        rules: Rules,
+        release: Callable[[Lane, Collection[Subject]], None],
+        drained: Callable[[], None],
+    ) -> None:
+        self.mine = mine
+        self.handler = mine.handler
+        self.read_to = standing.position
+        """Everything up to here was read, and is done, parked, queued or none of this handler's."""
+        self.claimed = standing.claimed
+        self.careful_to = standing.claimed if standing.claimed > standing.position else 0
+        """Up to here an earlier process may have begun events and died of one: each is begun alone."""
+        self.suspect = standing.suspect if standing.deaths >= MAX_DEATHS else None
+        self.lost = False
+        """Whether another process has taken over, or a person moved the handler: what is here does not count any more."""
+        self._rules = rules
+        self._release = release
+        self._drained = drained
+        self._lock = threading.Lock()
+        self._done = set(standing.done)
+        self._queues: dict[Subject, deque[Fed]] = {}
+        self._unfinished: dict[int, None] = {}
+        self._parked = parked
+        self._reviving: set[Subject] = set()
+        self._hanging: set[Subject] = set()
+        self._held: list[Subject] = []
+        self._gate = Gate.OPEN
+        self._probing = False
+        self._paused: str | None = None
+        self._paused_until = 0.0
+        self._pauses = 0
+        self._failures = 0
+        self._handled = 0
+        self._saved: tuple[int, int, str | None] = (standing.position, standing.claimed, None)
+        self._closed = False
+
+    # Feeding
+
+    @property
+    def room(self) -> int:
+        """Events that wait or are under way."""
+        return len(self._unfinished)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes events."""
+        return self._gate is Gate.OPEN and not self._closed and not self.lost
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether events are begun one at a time."""
+        return self.read_to < self.careful_to
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be begun or is under way, retries apart."""
+        return not self._unfinished and not self._reviving
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing is begun for now; None while it is."""
+        return self._paused
+
+    def wants(self, fed: Fed) -> bool:
+        """Whether the event is to be begun at all."""
+        return (
+            fed.record.position not in self._done
+            and fed.subject not in self._parked
+            and self.handler.wants(fed.type, fed.record)
+        )
+
+    def feed(self, events: Collection[Fed], position: int) -> None:
+        """Take in the events read, which are all that there are up to `position`."""
+        types, wants = self.handler.types, self.handler.wants
+        started = []
+        with self._lock:
+            queues, parked, done, unfinished = self._queues, self._parked, self._done, self._unfinished
+            for fed in events:
+                if types is not None and fed.type not in types:
+                    continue
+                subject, at = fed.subject, fed.record.position
+                if at in done or subject in parked:
+                    continue
+                if not wants(fed.type, fed.record):
+                    continue
+                unfinished[at] = None
+                queue = queues.get(subject)
+                if queue is None:
+                    queues[subject] = deque((fed,))
+                    started.append(subject)
+                else:
+                    queue.append(fed)
+            self.read_to = position
+        if started:
+            self._release(self, started)
+
+    def tick(self) -> None:
+        """Try again, if the time has come after a pause."""
+        with self._lock:
+            if self._gate is not Gate.SHUT or time.monotonic() < self._paused_until:
+                return
+            self._gate, self._probing = Gate.AJAR, False
+            one = self._held[:1]
+            del self._held[:1]
+            if not one:
+                # Whatever failed is parked: what comes next shows whether it goes.
+                self._gate = Gate.OPEN
+                self._failures = FAILING_SUBJECTS - 1
+        if one:
+            self._release(self, one)
+
+    # Calls
+
+    def next(self, subject: Subject) -> Fed | None:
+        """The event to be begun; None if none is to be for now: whoever may will be told by `release`."""
+        with self._lock:
+            if self._closed or self.lost:
+                return None
+            if self._gate is Gate.SHUT or (self._gate is Gate.AJAR and self._probing):
+                self._held.append(subject)
+                return None
+            self._probing = True
+            queue = self._queues.get(subject)
+            return queue[0] if queue else None
+
+    def settle(self, call: Call, outcome: Outcome) -> bool:
+        """What came of a call; True if the same subject's next event may follow at once."""
+        if outcome.reason is None:
+            return self._finished(call.fed)
+        if outcome is SUPERSEDED:
+            self.lost = True
+            return False
+        if outcome.later:
+            self._pause(outcome.reason, outcome.seconds)
+            with self._lock:
+                self._held.append(call.fed.subject)
+            return False
+        self._park(call.fed, outcome.reason, attempts=call.attempt)
+        return False
+
+    def _finished(self, fed: Fed) -> bool:
+        with self._lock:
+            self._unfinished.pop(fed.record.position, None)
+            self._handled += 1
+            held = self._succeeded()
+            queue = self._queues.get(fed.subject)
+            if queue:
+                queue.popleft()
+            more = bool(queue)
+            if not more:
+                self._queues.pop(fed.subject, None)
+            left = len(self._unfinished)
+        if left == 0 or left == ROOM // 2:
+            self._drained()
+        if held:
+            self._release(self, held)
+        return more
+
+    def _succeeded(self) -> list[Subject]:
+        self._failures = 0
+        if self._gate is Gate.OPEN:
+            return []
+        self._gate, self._paused, self._pauses = Gate.OPEN, None, 0
+        held, self._held = self._held, []
+        return held
+
+    def park_suspect(self, fed: Fed) -> None:
+        """Park the event that has ended its process again and again, unbegun."""
+        with self._lock:
+            self._unfinished[fed.position] = None
+        self._park(
+            fed,
+            f"the process ended {MAX_DEATHS} times while the event was handled alone",
+            attempts=MAX_DEATHS,
+            alone=True,
+        )
+
+    def _park(self, fed: Fed, reason: str, *, attempts: int, alone: bool = False) -> None:
+        mine = self.mine
+        letter = dead_letters.park(
+            mine.engine,
+            mine.name,
+            self.handler.name,
+            mine.epoch,
+            fed,
+            attempts=attempts,
+            reason=reason,
+            retry_at=None if alone else self._retry_at(attempts),
+        )
+        if letter is None:
+            self.lost = True
+            return
+        with self._lock:
+            self._parked[fed.subject] = letter
+            for each in self._queues.pop(fed.subject, ()):
+                self._unfinished.pop(each.record.position, None)
+            self._unfinished.pop(fed.record.position, None)
+            self._failures += 1
+            broken = self._failures >= FAILING_SUBJECTS or self._gate is Gate.AJAR
+        if broken:
+            self._pause(f"{self._failures} coupons in a row failed, the last one: {reason}", None)
+
+    def _pause(self, reason: str, seconds: float | None) -> None:
+        with self._lock:
+            if self._gate is Gate.SHUT and seconds is None:
+                return
+            wait = wait_after(self._pauses, self._rules.pause_seconds) if seconds is None else seconds
+            self._gate, self._paused = Gate.SHUT, reason
+            self._paused_until = time.monotonic() + _about(wait)
+            self._pauses += 1
+
+    def _retry_at(self, attempts: int) -> datetime | None:
+        most = self._rules.attempts if self.handler.attempts is None else self.handler.attempts
+        if attempts >= most:
+            return None
+        return now() + timedelta(seconds=_about(wait_after(attempts - 1, self._rules.retry_seconds)))
+
+    # Dead letters
+
+    def due(self) -> list[HandlerDeadLetter]:
+        """The letters to be tried again now; each must be given to `revival`."""
+        if not self._parked or self._closed or self.lost:
+            return []
+        mine = self.mine
+        with mine.engine.connect() as connection:
+            found = dead_letters.due_letters(connection, mine.name, self.handler.name, now(), REVIVED_PAGE)
+        with self._lock:
+            due = [
+                each
+                for each in found
+                if each.subject in self._parked
+                and each.subject not in self._reviving
+                and each.subject not in self._hanging
+            ]
+            self._reviving.update(each.subject for each in due)
+        return due
+
+    def revival(self, letter: HandlerDeadLetter) -> Generator[Call, Outcome, None]:
+        """Try a letter's event again, and what waits behind it: gives calls, and wants to be sent what came of each."""
+        try:
+            yield from self._revival(letter)
+        finally:
+            with self._lock:
+                self._reviving.discard(letter.subject)
+
+    def _revival(self, letter: HandlerDeadLetter) -> Generator[Call, Outcome, None]:
+        mine = self.mine
+        after, attempts, resolution = letter.handled_to, letter.attempts, dead_letters.HANDLED
+        if letter.resolution == dead_letters.SKIP:
+            self._leave_out(letter)
+            after, attempts, resolution = letter.position, 0, dead_letters.SKIPPED
+        while True:
+            until = self.read_to
+            found = of_subject(
+                mine.engine, letter.subject, self.handler.types, after=after, until=until, limit=REVIVED_PAGE
+            )
+            for fed in found:
+                if fed.position in self._done or not self.handler.wants(fed.type, fed.record):
+                    continue
+                if self._closed or self.lost:
+                    return
+                attempts += 1
+                dead_letters.begin(mine.engine, letter.id, attempts)
+                call = Call(mine, fed, attempt=attempts, letter=letter.id)
+                outcome = yield call
+                if outcome is SUPERSEDED:
+                    self.lost = True
+                    return
+                if outcome.later:
+                    wait = wait_after(0, self._rules.pause_seconds) if outcome.seconds is None else outcome.seconds
+                    dead_letters.put_off(mine.engine, letter.id, now() + timedelta(seconds=wait), attempts - 1)
+                    return
+                if outcome.reason is not None:
+                    dead_letters.fail(
+                        mine.engine,
+                        letter.id,
+                        fed,
+                        attempts=attempts,
+                        reason=outcome.reason,
+                        retry_at=self._retry_at(attempts),
+                    )
+                    return
+                if not call.committed:
+                    with write_transaction(mine.engine, durable=False) as connection:
+                        dead_letters.advance(connection, letter.id, fed.position)
+                attempts = 0
+                with self._lock:
+                    self._handled += 1
+                    held = self._succeeded()
+                if held:
+                    self._release(self, held)
+            if len(found) == REVIVED_PAGE:
+                after = found[-1].position
+                continue
+            with self._lock:
+                # Under the lock, so that nothing of the subject is read in between, to be left lying.
+                if self.read_to != until:
+                    after = until
+                    continue
+                with write_transaction(mine.engine, durable=False) as connection:
+                    dead_letters.resolve(connection, letter.id, resolution, until)
+                del self._parked[letter.subject]
+                return
+
+    def _leave_out(self, letter: HandlerDeadLetter) -> None:
+        mine = self.mine
+        with write_transaction(mine.engine) as connection:
+            position = positions.is_still_mine(connection, mine.name, self.handler.name, mine.epoch)
+            mine_still = position is not None and dead_letters.advance(connection, letter.id, letter.position)
+            if mine_still and letter.position > (position or 0):
+                positions.mark_done(connection, mine.name, self.handler.name, letter.position)
+
+    def hang(self, subject: Subject) -> None:
+        """A call about this subject was given up and still runs: nothing else of it is begun before it ends."""
+        with self._lock:
+            self._hanging.add(subject)
+
+    def hung(self, subject: Subject) -> None:
+        """It has ended."""
+        with self._lock:
+            self._hanging.discard(subject)
+
+    # Keeping
+
+    def progress(self, *, claimed: int | None = None, last: bool = False) -> Progress | None:
+        """What is to be written down, if anything has changed. `claimed`: as far as events are to be begun; `last`: none is
+        begun any more."""
+        with self._lock:
+            low = next(iter(self._unfinished)) - 1 if self._unfinished else self.read_to
+            claim = max(self.claimed, claimed or 0)
+            if last and not self._unfinished:
+                claim = low
+            state = (low, claim, self._paused)
+            if state == self._saved or self.lost:
+                return None
+            handled, self._handled = self._handled, 0
+            self.claimed, self._saved = claim, state
+            return Progress(self.handler.name, self.mine.epoch, low, claim, handled, self._paused)
+
+    def unsaved(self, progress: Progress) -> None:
+        """What was to be written down was not."""
+        with self._lock:
+            self._handled += progress.handled
+            self._saved = (-1, -1, None)
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        self._closed = True
+
+
+def _about(seconds: float) -> float:
+    return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret
