@@ -134,14 +134,28 @@ def save(engine: Engine, name: str, several: Iterable[Progress]) -> list[str]:
 
 
 def suspect(engine: Engine, name: str, handler: str, epoch: int, position: int) -> bool:
-    """Write down, before it is begun, that this event is begun alone, once more; False where the handler was taken over."""
+    """Write down, before it is begun, that this event is begun alone, once more, all before it being done.
+
+    False where the handler was taken over.
+    """
     with write_transaction(engine, durable=False) as connection:
         written = connection.execute(
             update(handler_positions)
             .where(_row.name == name, _row.handler == handler, _row.epoch == epoch)
-            .values(deaths=case((_row.suspect == position, _row.deaths + 1), else_=1), suspect=position)
+            .values(
+                # So that the next process begins with this one, and does not come to it by way of all others.
+                position=position - 1,
+                deaths=case((_row.suspect == position, _row.deaths + 1), else_=1),
+                suspect=position,
+            )
         )
     return bool(written.rowcount)
+
+
+def epochs(connection: Connection, name: str) -> dict[str, int]:
+    """The present epoch of each handler of a set."""
+    query = select(_row.handler, _row.epoch).where(_row.name == name)
+    return {handler: epoch for handler, epoch in connection.execute(query)}
 
 
 def is_still_mine(connection: Connection, name: str, handler: str, epoch: int) -> int | None:

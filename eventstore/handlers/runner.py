@@ -19,8 +19,9 @@ from eventstore.backoff import wait_after
 from eventstore.errors import InputError, StoreUnavailable
 from eventstore.handlers import positions
 from eventstore.handlers.feed import beginning
+from eventstore.handlers.pool import Hanging
 from eventstore.handlers.registry import Handler
-from eventstore.handlers.session import Limits, Session
+from eventstore.handlers.session import STOP_SECONDS, Limits, Session
 from eventstore.log.engine import is_sqlite, is_unavailable, said
 from eventstore.log.exclusive import Exclusive
 from eventstore.log.hints import Hints
@@ -144,7 +145,7 @@ class HandlerRunner:
         session = Session(self._engine, self.name, self._handlers, beginning(self._engine, self._begin), self._limits)
         self._session = session
         looked = time.monotonic()
-        ended = True
+        patience = STOP_SECONDS
         try:
             with self._hints.heard_by(lambda _position: session.wake(), listen=True):
                 until = None
@@ -167,9 +168,12 @@ class HandlerRunner:
                     elif session.nearly_there:
                         # Events that trickle in are taken a few at a time: a look costs as much for one.
                         self._stopping.wait(GATHER_SECONDS)
+        except Hanging:
+            patience = 0.0
+            raise
         finally:
             self._session = None
-            ended = session.close()
+            ended = session.close(seconds=patience)
         return ended and not any(lane.paused for lane in session.lanes)
 
 

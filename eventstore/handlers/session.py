@@ -121,9 +121,7 @@ class Session:
         now = time.monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
-            for lane in self.lanes:
-                for letter in lane.due():
-                    self._pool.put_letter(lane, letter)
+            self._look()
         if now - self._saved_at >= SAVE_SECONDS:
             self._save({})
         return moved
@@ -196,6 +194,15 @@ class Session:
             lane.lost = True
             return False
         return True
+
+    def _look(self) -> None:
+        with self._engine.connect() as connection:
+            epochs = positions.epochs(connection, self._name)
+        for lane in self.lanes:
+            if epochs.get(lane.handler.name) != lane.mine.epoch:
+                lane.lost = True
+            for letter in lane.due():
+                self._pool.put_letter(lane, letter)
 
     # What is written down
 

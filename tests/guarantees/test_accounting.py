@@ -32,7 +32,7 @@ from tests.stores import NewUrl
 
 SERVERS = 3
 SENDERS = 6
-KILLS = 3
+KILLS = 2
 ANSWERS_A_ROUND = 90
 """Answers to wait for between two kills: enough that every sender is in the midst of it."""
 COUPONS = 5

@@ -35,13 +35,13 @@ from tests.tailing import Process
 
 OWN = [PROJECTIONS / "app_weeks"]
 """One that is made of another, so that a kill may fall between the two."""
-RANDOM_KILLS = {"sqlite": 10, "postgresql": 3}
+RANDOM_KILLS = {"sqlite": 6, "postgresql": 2}
 LONGEST_LIFE = 0.7
 """Seconds that a process has before it is killed, at most; a catching up takes about as long."""
 MOST_COMMITS = {"there is more": 7, "less is left out": 5}
 """Of one catching up: the log, five projections and the counts; the projections, where only what is left out has changed."""
 CATCHERS = 2
-ROUNDS = {("sqlite", False): 2, ("postgresql", False): 1, ("sqlite", True): 1, ("postgresql", True): 1}
+ROUNDS = {("sqlite", False): 1, ("postgresql", False): 1, ("sqlite", True): 1, ("postgresql", True): 1}
 """Lakes that are begun by several at once, by the engine and whether they take turns: the first commit of all is one more that
 only one may make."""
 

@@ -104,7 +104,7 @@ def altered(draw: st.DrawFn) -> bytes:
     return bytes(token)
 
 
-@settings(max_examples=1_500)
+@settings(max_examples=500)
 @given(altered())
 def test_an_altered_token_is_refused_unless_it_is_a_signed_one_again(webhooks: Webhooks, token: bytes) -> None:
     try:
@@ -119,7 +119,7 @@ def test_an_altered_token_is_refused_unless_it_is_a_signed_one_again(webhooks: W
         assert [type(each) for each in found] == [Prepared]
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode) | st.binary(max_size=60).map(segment))
 def test_any_bytes_are_refused(webhooks: Webhooks, body: bytes) -> None:
     with pytest.raises(REFUSALS):
@@ -179,7 +179,7 @@ def token_text(token: bytes) -> bytes:
     return urlsafe_b64decode(payload + b"=" * (-len(payload) % 4))
 
 
-@settings(max_examples=600)
+@settings(max_examples=200)
 @given(well_signed() | altered())
 def test_what_is_accepted_here_is_accepted_by_pyjwt_with_equal_claims(token: bytes) -> None:
     try:
@@ -207,7 +207,7 @@ def test_a_header_is_read_to_its_end() -> None:
         verify(signed(claims(envelope(coupon_event("long"))), header=header), [KEY])
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(["exp", "iat", "nbf"]), values | st.floats() | st.integers(), max_size=3))
 def test_any_times_are_valid_ones_or_refused(webhooks: Webhooks, times: dict[str, Any]) -> None:
     token = signed({"data": json.dumps(envelope(coupon_event("timed"))), **times})
@@ -242,7 +242,7 @@ def signed_claims(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
-@settings(max_examples=700)
+@settings(max_examples=233)
 @given(signed_claims())
 def test_any_signed_content_is_an_event_or_kept_in_quarantine(webhooks: Webhooks, told: dict[str, Any]) -> None:
     token = signed(told)
@@ -271,7 +271,7 @@ def test_a_text_that_is_no_unicode_in_claims_of_objects_is_refused_or_kept_in_qu
     assert [type(each) for each in found] == [Rejected]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(signed_claims())
 def test_any_signed_content_is_durable_or_refused_for_its_instance(fuzzed: EventStore, told: dict[str, Any]) -> None:
     try:
@@ -294,7 +294,7 @@ def fuzzed(new_store: OpenStore) -> Iterator[EventStore]:
 # Keys
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.text(max_size=200)
     | st.binary(max_size=200).map(lambda found: b64encode(found).decode())
@@ -309,7 +309,7 @@ def test_any_text_is_a_key_or_an_input_error(text: str) -> None:
     assert 0 < len(str(error.value)) < 300
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_key_with_a_fault_is_the_key_or_an_input_error(data: st.DataObject) -> None:
     text = data.draw(st.sampled_from([public_pem(), base64_of_pem(), public_pem().replace("\n", "\\n")]))

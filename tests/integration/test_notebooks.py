@@ -129,17 +129,34 @@ def tiles(ran: exporting.Ran) -> dict[str, str]:
     return {tile.label: tile.value for each in all_shown(ran, parts.Tiles) for tile in each.tiles}
 
 
+def assert_whole(page: str) -> None:
+    """Nothing is loaded, and nothing runs that a coupon is called."""
+    head, _, rest = page.partition('<script type="application/json" id="specs">')
+    specs, _, scripts = rest.partition("</script>")
+    json.loads(specs)
+    # Nothing is loaded: neither by the page, nor by the library within it, which it may not.
+    assert re.findall(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?!data:)""", head + specs) == []
+    assert re.findall(r"""(?:url\(|@import)[^)]*//""", head) == []
+    assert "default-src 'none'" in head
+    assert "connect-src" not in head
+    assert scripts.count("</script>") == 1
+    assert HOSTILE not in page
+
+
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("name", NAMES)
-def test_every_notebook_runs_on_a_store_of_any_size(name: str, kind: str, settings_on_each: NewSettings) -> None:
+def test_every_notebook_runs_on_a_store_of_any_size_and_its_page_holds_all_it_needs(
+    name: str, kind: str, settings_on_each: NewSettings
+) -> None:
     used = settings_on_each(kind)
     ran = exporting.run(name, settings=used)
     with EventStore.open(used.url) as store:
         assert ran.position == store.status().events
     assert [cell for cell in ran.cells if cell.shown is not None]
+    assert_whole(exporting.page(ran))
 
 
 def test_the_dashboard_counts_five_events_as_one_does_by_hand(settings_of: NewSettings) -> None:
@@ -242,24 +259,6 @@ def test_a_sql_cell_is_answered_with_an_arrow_table_and_can_change_nothing(setti
 
 
 # --- written to a file ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", STORES)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_page_holds_all_it_needs_and_runs_nothing_that_a_coupon_is_called(
-    name: str, kind: str, settings_of: NewSettings
-) -> None:
-    page = exporting.page(exporting.run(name, settings=settings_of(kind)))
-    head, _, rest = page.partition('<script type="application/json" id="specs">')
-    specs, _, scripts = rest.partition("</script>")
-    json.loads(specs)
-    # Nothing is loaded: neither by the page, nor by the library within it, which it may not.
-    assert re.findall(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(?!data:)""", head + specs) == []
-    assert re.findall(r"""(?:url\(|@import)[^)]*//""", head) == []
-    assert "default-src 'none'" in head
-    assert "connect-src" not in head
-    assert scripts.count("</script>") == 1
-    assert HOSTILE not in page
 
 
 @needs_chromium

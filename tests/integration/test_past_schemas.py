@@ -78,6 +78,8 @@ class Old:
         try:
             assert revision(engine) == of_revision
             for name, expected in self.snapshot.expected.tables[self.engine].items():
+                if name == "projection_work":
+                    continue  # who works at the store now
                 assert table_digest(engine, name, expected.columns, expected.key) == expected, name
         finally:
             engine.dispose()
@@ -358,9 +360,11 @@ def test_projections_of_an_old_store_go_on_to_what_a_rebuild_says_and_the_old_pr
 # Interruptions
 
 
-STRIDE = {"sqlite": 7, "postgresql": 11}
+STRIDE = {"sqlite": 13, "postgresql": 19}
 """Of the statements of an upgrade every so manieth is died at, from the first one on: each try takes all those before it again,
 and PostgreSQL is told more of them."""
+SHORT_STRIDE = 4
+"""The same of the latest upgrade, which has few."""
 AT_COMMIT = None
 
 
@@ -387,7 +391,8 @@ def test_an_upgrade_killed_in_its_midst_leaves_the_old_store_and_the_next_try_su
     if number == HEAD_REVISION:
         pytest.skip("of the present revision")
     killed = 0
-    for at in itertools.chain([AT_COMMIT], itertools.count(step=STRIDE[make_url(old.url).get_backend_name()])):
+    stride = SHORT_STRIDE if number == PAST[-1] else STRIDE[make_url(old.url).get_backend_name()]
+    for at in itertools.chain([AT_COMMIT], itertools.count(step=stride)):
         process = FORKING.Process(target=_migrate_and_die, args=(old.url, at))
         process.start()
         process.join()

@@ -206,7 +206,7 @@ def spellings(draw: st.DrawFn, coupon: Coupon) -> dict[str, Any]:
     return top | {"specification": specification} if nested else top
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(coupons.flatmap(lambda coupon: st.tuples(st.just(coupon), spellings(coupon))))
 def test_any_spelling_of_a_coupon_is_the_same_snapshot_on_every_route(told: tuple[Coupon, dict[str, Any]]) -> None:
     coupon, entity = told

@@ -125,7 +125,7 @@ def check(reading: Callable[[], list[Event]], sites: set[str | None]) -> None:
         assert event.site_id in sites
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(deliveries())
 def test_a_faulty_delivery_is_a_sound_event_or_a_refusal(
     delivery: tuple[dict[str, Any], str | None, str | None],
@@ -139,7 +139,7 @@ def test_a_faulty_delivery_is_a_sound_event_or_a_refusal(
     assert orjson.dumps(told) == before
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.dictionaries(keys, values, max_size=6),
     st.none() | st.sampled_from(list(Source)),
@@ -149,7 +149,7 @@ def test_any_object_is_a_sound_event_or_a_refusal(body: dict[str, Any], route: s
     check(lambda: read(body, route=route, handler=handler, site_id=SITE, observed_at=NOW), {SITE, site_of(body)})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=60) | texts.map(str.encode))
 def test_any_bytes_are_an_object_or_malformed(body: bytes) -> None:
     found = outcome(partial(decode, body))
