@@ -22,7 +22,7 @@ from eventstore.errors import StoreUnavailable
 from eventstore.event import Event
 from eventstore.log import reader
 from eventstore.log.appender import Answer, Appender
-from eventstore.log.reader import Filter
+from eventstore.log.reader import Filter, Types
 from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, prepare
 from eventstore.log.tail import Tail
 from eventstore.log.writer import QUEUE_EVENTS
@@ -184,7 +184,7 @@ class AsyncEventStore:
         limit: int = reader.PAGE_EVENTS,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
     ) -> list[RecordedEvent]:
         """A page of events with positions above `after`, in order."""
         return await self.run(
@@ -202,7 +202,7 @@ class AsyncEventStore:
         until: int | None = None,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
     ) -> AsyncGenerator[RecordedEvent, None]:
         """Every event above `after`, in order, up to `until` (default: the head as it is now), in bounded memory."""
         pages = reader.stream_pages(
@@ -218,7 +218,7 @@ class AsyncEventStore:
         after: int = 0,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
         idle_timeout: float | None = None,
         poll: float | None = None,
         listen: bool = True,
@@ -246,7 +246,7 @@ class AsyncEventStore:
         after: int = 0,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
         page: int = reader.PAGE_EVENTS,
         idle_timeout: float | None = None,
         poll: float | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -91,6 +91,14 @@ class Settings(BaseSettings):
     project: bool = Field(
         True, description="Whether `serve` follows the log with the projections; if not, `eventstore project` has to."
     )
+    handlers: Path | None = Field(None, description="An events.py whose handlers `serve` runs.")
+    handlers_name: str = Field("handlers", description="The name that the places of those handlers are kept under.")
+    handlers_from: str = Field(
+        "now", description="Where one of them begins that never ran: now, beginning, a position, or a time."
+    )
+    forward_secret: SecretStr | None = Field(
+        None, description="What `forward` signs with, as whsec_…; several, separated by blanks, while one is replaced."
+    )
     report_seconds: float = Field(
         30.0, gt=0, description="How long `serve` computes a report; what takes longer is ended, and gets 400."
     )
@@ -101,6 +109,9 @@ class Settings(BaseSettings):
     )
     report_rows: int = Field(
         100_000, ge=1, description="Rows of a report that `serve` sends at most; what has more gets 400."
+    )
+    max_streams: int = Field(
+        500, ge=1, description="Clients that may listen to /v1/events/stream at once; past that, 503."
     )
     queue_events: int = Field(20_000, ge=1, description="Events that may wait for the writer; past that, 503.")
 

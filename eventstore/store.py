@@ -36,7 +36,7 @@ from eventstore.log.announce import Announcer
 from eventstore.log.counts import Refusals
 from eventstore.log.engine import is_sqlite, make_engine
 from eventstore.log.hints import Hints
-from eventstore.log.reader import Filter
+from eventstore.log.reader import Filter, Types
 from eventstore.log.records import Outcome, Prepared, RecordedEvent, Rejected, prepare
 from eventstore.log.tail import Tail
 from eventstore.log.writer import QUEUE_EVENTS, Writer
@@ -46,6 +46,7 @@ from eventstore.projections.views import CouponState, CouponStatus, Page
 
 if TYPE_CHECKING:
     from eventstore.bulk import IngestProgress
+    from eventstore.handlers.desk import HandlerDesk
     from eventstore.projections.asof import Sessions
     from eventstore.projections.dead_letters import DeadLetter
     from eventstore.projections.history import HistoryEntry, Order
@@ -349,6 +350,15 @@ class EventStore:
     def _site_rule(self, given: str | None) -> SiteRule:
         return SiteRule(self.default_site, given)
 
+    # Handlers
+
+    @property
+    def handlers(self) -> HandlerDesk:
+        """What can be done with handlers: run them, see where they are, deal with what they could not take."""
+        from eventstore.handlers.desk import HandlerDesk
+
+        return HandlerDesk(self.engine, self.hints)
+
     # Reading
 
     def head(self) -> int:
@@ -362,7 +372,7 @@ class EventStore:
         limit: int = reader.PAGE_EVENTS,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
     ) -> list[RecordedEvent]:
         """A page of at most `limit` events with positions above `after`, in order; [] when there are none.
 
@@ -377,7 +387,7 @@ class EventStore:
         until: int | None = None,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
     ) -> Iterator[RecordedEvent]:
         """Every event above `after`, in order, up to `until` (default: the head as it is now), in bounded memory.
 
@@ -391,7 +401,7 @@ class EventStore:
         after: int = 0,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
         idle_timeout: float | None = None,
         stop: tailing.Stop | None = None,
         poll: float | None = None,
@@ -427,7 +437,7 @@ class EventStore:
         after: int = 0,
         site_id: str | None = None,
         coupon_id: str | None = None,
-        type_: str | None = None,
+        type_: Types | None = None,
         page: int = reader.PAGE_EVENTS,
         idle_timeout: float | None = None,
         stop: tailing.Stop | None = None,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -14,10 +15,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
 from eventstore import __version__
-from eventstore.api import coupons, deliveries, health, metrics, problems, reports, webhooks
+from eventstore.api import coupons, deliveries, health, metrics, problems, reports, stream, webhooks
 from eventstore.api.context import Context
 from eventstore.config import Settings
 from eventstore.store import EventStore
+
+if TYPE_CHECKING:
+    from eventstore.handlers.runner import HandlerRunner
 
 DESCRIPTION = """\
 An append-only log of Wix coupon events, with projections that follow it.
@@ -41,24 +45,41 @@ async def _write_counts(store: EventStore) -> None:
             _log.warning("refused deliveries are not counted for now", extra={"reason": type(error).__name__})
 
 
+def _start_handlers(store: EventStore, settings: Settings) -> HandlerRunner | None:
+    if settings.handlers is None:
+        return None
+    from eventstore.handlers.loading import load_handlers
+
+    runner = store.handlers.runner(
+        list(load_handlers(settings.handlers)), name=settings.handlers_name, begin=settings.handlers_from
+    )
+    runner.start()
+    return runner
+
+
 def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[], str | None] | None = None) -> FastAPI:
     """The app over an open store, which it closes when it ends.
 
-    It follows the log with the projections (unless the settings leave that to `eventstore project`) and keeps the tables in
-    order, unless another worker does both: `elsewhere` then tells what keeps that one from following.
+    It follows the log with the projections (unless the settings leave that to `eventstore project`), runs the handlers that the
+    settings name and keeps the tables in order, unless another worker does all that: `elsewhere` then tells what keeps that one
+    from following.
     """
 
     context = Context(store, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        handlers: HandlerRunner | None = None
         if elsewhere is None:
             if settings.project:
                 store.start_projections()
             store.start_maintenance()
+            handlers = _start_handlers(store, settings)
         counting = asyncio.create_task(_write_counts(store))
         yield
         counting.cancel()
+        if handlers is not None:
+            await run_in_threadpool(handlers.stop)
         await run_in_threadpool(context.desk.close)
         await run_in_threadpool(store.close)
 
@@ -68,7 +89,7 @@ def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[],
     app.state.context = context
     app.state.problem = elsewhere or (lambda: health.kind_of(store.runner.last_error))
     problems.install(app)
-    for resource in (webhooks, deliveries, coupons, reports, health, metrics):
+    for resource in (webhooks, deliveries, stream, coupons, reports, health, metrics):
         app.include_router(resource.router)
 
     @app.get("/", include_in_schema=False)

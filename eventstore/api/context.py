@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Annotated, TypeVar, TypeVarTuple
@@ -15,11 +16,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import ClientDisconnect
 
 from eventstore import access
 from eventstore.access import Scope, Token
 from eventstore.api.desk import Desk
+from eventstore.api.fanout import Fanout
 from eventstore.config import Settings
 from eventstore.errors import DeliveryTooLarge, NotAuthenticated, TooManyFailures
 from eventstore.log.appender import Appender
@@ -104,6 +107,7 @@ class Context:
         self.relays = Appender(self.store.submit, RELAY_SECONDS)
         self.batches = CapacityLimiter(BATCHES_AT_ONCE)
         self.desk = Desk(self.store, self.settings)
+        self.fanout = Fanout(self.store)
         self.apps = Refresher(self._read_apps, FRESH_SECONDS)
         self._tokens: dict[bytes, Token] = {}
         self._fresh_tokens = Refresher(self._read_tokens, FRESH_SECONDS)
@@ -127,6 +131,12 @@ class Context:
             raise NotAuthenticated("the bearer token is unknown or revoked; make one with `eventstore token create`")
         self._tokens[digest] = token
         return token
+
+    async def is_live(self, token: Token) -> bool:
+        """Whether a token that was good has not been revoked since. While the database is away it is taken to be."""
+        with suppress(SQLAlchemyError):
+            await self._fresh_tokens.require()
+        return any(each.token_id == token.token_id for each in self._tokens.values())
 
     async def quickly(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Call what asks the database who is there, in one of the threads kept for that."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from eventstore.api.app import create_app
+from eventstore.api.connections import Connection
 from eventstore.api.shortcut import Shortcut
 from eventstore.config import Settings
 from eventstore.errors import InputError
@@ -61,8 +62,10 @@ def serve(
     """
     listener = listen(settings) if listener is None else listener
     url = url_of(listener, settings)
+    app = create_app(store, settings, elsewhere=elsewhere)
     config = uvicorn.Config(
-        Shortcut(create_app(store, settings, elsewhere=elsewhere)),
+        Shortcut(app),
+        http=Connection,
         backlog=BACKLOG,
         log_config=None,
         access_log=False,
@@ -71,20 +74,30 @@ def serve(
     )
     sys.setswitchinterval(SWITCH_SECONDS)
     with _told_to_stop():
-        _Server(config, lambda: None if on_ready is None else on_ready(url)).run(sockets=[listener])
+        _Server(
+            config,
+            on_ready=lambda: None if on_ready is None else on_ready(url),
+            on_stop=app.state.context.fanout.end,
+        ).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers; from then on it can also be stopped in good order."""
+    """Says when it answers, from when on it can also be stopped in good order, and when it is about to stop."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, *, on_ready: Callable[[], None], on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         if self.started:
             self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before it waits for the requests under way, of which a stream would never end.
+        self._on_stop()
+        await super().shutdown(sockets=sockets)
 
 
 @contextmanager

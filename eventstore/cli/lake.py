@@ -111,36 +111,76 @@ def _facts(told: LakeStatus, head: int) -> dict[str, Any]:
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, first: bool, lake: str | None, as_json: bool) -> None:
-    """Compare the lake's events with the log, half a million at a time: how many, their positions, a checksum of their content.
+    """Look through the lake: every file, and whether its events are the log's and its projections the store's.
 
-    Exit status 1 if a segment differs, and which: then remove the lake, it is made anew. It reads the whole log once.
+    Events are compared half a million at a time: how many, and a checksum of all their columns as the log's events make them.
+    Projections are compared with the store's own tables where those are at the same position. The log is read once.
+
+    Exit status 1 if something is damaged or differs, and what: then remove the lake, it is made anew.
     """
+    from analytics.lake import LakeUnreadable
+
+    behind = ""
     with open_store(ctx) as store:
         found = lake_of(store, lake)
         with readable(found.location):
             if first:
-                with lake_progress() as told:
-                    found.catch_up(store.engine, on_progress=told)
+                try:
+                    with lake_progress() as told:
+                        found.catch_up(store.engine, on_progress=told)
+                except LakeUnreadable as error:
+                    found.status()  # what cannot even be looked at is the error
+                    behind = str(error)
+            broken = list(found.broken_files())
             segments = _verified(found, store)
+            if not broken and any(each.error for each in segments):
+                broken = list(found.broken_files(whole=True))
+            projections = list(found.compare_projections(store.engine))
     wrong = [each for each in segments if not each.same]
+    others = [each for each in projections if each.same is False]
+    same = not (wrong or broken or others or behind)
     if as_json:
-        print_json({"lake": found.location, "same": not wrong, "segments": [asdict(each) for each in segments]})
-    elif wrong:
+        print_json(
+            {
+                "lake": found.location,
+                "same": same,
+                "segments": [asdict(each) for each in segments],
+                "projections": [asdict(each) for each in projections],
+                "broken": [asdict(each) for each in broken],
+            }
+        )
+    elif same:
+        events = sum(each.in_lake for each in segments)
+        click.echo(
+            f"{found.location}: {events:,} events are as in the log (segments: {len(segments):,}), "
+            f"{sum(bool(each.same) for each in projections)} of {len(projections)} projections as in the store"
+        )
+        for each in projections:
+            if each.same is None:
+                click.echo(f"{each.name} was not compared: {each.note}")
+    if not as_json and broken:
+        print_table("Files that cannot be read", ["file", "why"], [(each.file, each.error) for each in broken])
+    if not as_json and wrong:
         print_table(
             "Segments of the lake that are not the log's",
             ["positions", "events in the log", "events in the lake"],
             [(f"{each.first:,} to {each.last:,}", each.in_log, each.in_lake) for each in wrong],
             right=["events in the log", "events in the lake"],
         )
-    else:
-        click.echo(
-            f"{found.location}: {sum(each.in_lake for each in segments):,} events are as in the log (segments: {len(segments):,})"
+    if not as_json and others:
+        print_table(
+            "Projections of the lake that are not the store's",
+            ["projection", "rows in the store", "rows in the lake", "why"],
+            [(each.name, each.in_store, each.in_lake, each.note or "values differ") for each in others],
+            right=["rows in the store", "rows in the lake"],
         )
-    if wrong:
-        click.echo(
-            f"{len(wrong):,} of {len(segments):,} segments differ: remove {found.location}, the lake is made anew",
-            err=True,
-        )
+    if not same:
+        said = [
+            *([f"unreadable files: {len(broken):,}"] if broken else []),
+            *([f"{len(wrong):,} of {len(segments):,} segments differ"] if wrong else []),
+            *([f"projections that differ: {', '.join(each.name for each in others)}"] if others else []),
+        ]
+        click.echo(f"{', '.join(said) or behind}: remove {found.location}, the lake is made anew", err=True)
         ctx.exit(1)
 
 

@@ -59,22 +59,19 @@ def asked(store: EventStore, given: str | None, *, memory_limit: str | None = No
 
 @contextmanager
 def readable(place: str) -> Iterator[None]:
-    """What DuckDB cannot read of the lake's files is one line, with the way out."""
+    """What cannot be read of the lake's files is one line, with the way out: trying again is none."""
     import duckdb
+
+    from analytics.lake.damage import LakeUnreadable, is_damage
 
     try:
         yield
-    except (
-        duckdb.IOException,
-        duckdb.InvalidInputException,
-        duckdb.HTTPException,
-        duckdb.SerializationException,
-    ) as error:
-        said = str(error).splitlines()[0]
-        raise InputError(
-            f"the lake {place} cannot be read: {said}; `eventstore lake verify` looks through it, and a lake that is removed "
-            "is made anew from the log"
-        ) from error
+    except LakeUnreadable as error:
+        raise InputError(str(error)) from error
+    except duckdb.Error as error:
+        if not is_damage(error):
+            raise
+        raise InputError(str(LakeUnreadable(place, error))) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventstore.cli.common import open_store, print_json, print_table
+from eventstore.cli.common import ended_by_sigterm, open_store, print_json, print_table
 from eventstore.cli.lakes import asked, lake_option, lake_progress, place_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def report(
         parameters["site"] = site
     if tz is not None:
         parameters["tz"] = tz
-    with open_store(ctx) as store:
+    with open_store(ctx) as store, ended_by_sigterm():
         if output is None and parquet is None:
             print_report(store, name, parameters, limit=limit, lake=lake, engine=engine)
             return

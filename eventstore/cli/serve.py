@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from pathlib import Path
 
 import click
 
@@ -18,6 +19,12 @@ _log = logging.getLogger("eventstore.projections")
 @click.option("--site", metavar="ID", help="The site of events that name none.  [EVENTSTORE_SITE; default: local]")
 @click.option("--workers", type=int, metavar="N", help="Processes to answer with.  [EVENTSTORE_WORKERS; default: 1]")
 @click.option("--no-projections", is_flag=True, help="Leave it to `eventstore project` to follow the log.")
+@click.option(
+    "--handlers",
+    type=click.Path(path_type=Path),
+    metavar="EVENTS.PY",
+    help="Run the handlers of this file beside it.  [EVENTSTORE_HANDLERS]",
+)
 @click.option("--unguarded", is_flag=True, help="Serve even if a guard of the log is missing or altered.")
 @click.pass_context
 def serve(
@@ -27,6 +34,7 @@ def serve(
     site: str | None,
     workers: int | None,
     no_projections: bool,
+    handlers: Path | None,
     unguarded: bool,
 ) -> None:
     """Receive events and answer questions over HTTP; projections follow the log all the while.
@@ -46,8 +54,13 @@ def serve(
     from eventstore.log.engine import shown
 
     project = False if no_projections else None
-    settings = settings_of(ctx, host=host, port=port, site=site, workers=workers, project=project)
+    settings = settings_of(ctx, host=host, port=port, site=site, workers=workers, project=project, handlers=handlers)
     logs.configure(level=settings.log_level, style=settings.log_format)
+    if settings.handlers is not None:
+        from eventstore.handlers.loading import load_handlers
+
+        # What is wrong with them is told now, and not by a server that is up already.
+        load_handlers(settings.handlers)
     with closing(listen(settings)) as listener:
         with open_store(ctx, create=True, settings=settings) as store:
             if not unguarded:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventstore.cli.common import NOTHING, VISIBLE, console, open_store, print_json, print_table, settings_of
+from eventstore.cli.common import (
+    NOTHING,
+    VISIBLE,
+    console,
+    ended_by_sigterm,
+    open_store,
+    print_json,
+    print_table,
+    settings_of,
+)
 from eventstore.cli.lakes import asked, lake_option
 
 if TYPE_CHECKING:
@@ -123,6 +132,7 @@ def sql(
 
     with (
         open_store(ctx) as store,
+        ended_by_sigterm(),
         asked(store, lake, memory_limit=memory_limit) as connection,
         ask(connection, text, parameters, time_limit=time_limit) as answer,
     ):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import Connection, Engine, Select, func, select
 
 from eventstore.log.records import RecordedEvent
 from eventstore.log.schema import head_size
@@ -19,12 +19,24 @@ PAGE_EVENTS = 1_000
 _COLUMNS = (events.c.position, events.c.recorded_at, events.c.payload, events.c.leaf_hash)
 
 
+Types = str | frozenset[str]
+"""A canonical type, or several of which any will do."""
+
+
 class Filter(NamedTuple):
     """Which events a reader wants; what is None does not matter, and the others combine."""
 
     site_id: str | None = None
     coupon_id: str | None = None
-    type_: str | None = None
+    type_: Types | None = None
+
+    def takes(self, site_id: str, coupon_id: str | None, type_: str) -> bool:
+        """Whether an event of these is one of them."""
+        return (
+            (self.site_id is None or site_id == self.site_id)
+            and (self.coupon_id is None or coupon_id == self.coupon_id)
+            and (self.type_ is None or type_ in ((self.type_,) if isinstance(self.type_, str) else self.type_))
+        )
 
 
 class Advance(NamedTuple):
@@ -59,7 +71,7 @@ def read(
     limit: int = PAGE_EVENTS,
     site_id: str | None = None,
     coupon_id: str | None = None,
-    type_: str | None = None,
+    type_: Types | None = None,
 ) -> list[RecordedEvent]:
     """At most `limit` events with positions above `after`, in order. Filters combine."""
     with engine.connect() as connection:
@@ -87,9 +99,9 @@ def stream_pages(
     until: int | None = None,
     site_id: str | None = None,
     coupon_id: str | None = None,
-    type_: str | None = None,
+    type_: Types | None = None,
     page: int = PAGE_EVENTS,
-) -> Iterator[list[RecordedEvent]]:
+) -> Generator[list[RecordedEvent], None, None]:
     """`stream` in the pages that it is read in, none of them empty. Between two pages nothing is held open."""
     wanted = Filter(site_id, coupon_id, type_)
     last = head(engine) if until is None else until
@@ -110,7 +122,7 @@ def stream(
     until: int | None = None,
     site_id: str | None = None,
     coupon_id: str | None = None,
-    type_: str | None = None,
+    type_: Types | None = None,
     page: int = PAGE_EVENTS,
 ) -> Iterator[RecordedEvent]:
     """Every event above `after` and up to `until` (default: the head now), a page in memory at a time."""
@@ -118,6 +130,16 @@ def stream(
         engine, after=after, until=until, site_id=site_id, coupon_id=coupon_id, type_=type_, page=page
     ):
         yield from found
+
+
+def before_last(engine: Engine, wanted: Filter, count: int) -> int:
+    """The position behind which stand the last `count` of the wanted events, or all where there are fewer; the head for none."""
+    with engine.connect() as connection:
+        last = head_size(connection)
+        positions = _filtered(wanted).with_only_columns(events.c.position).where(events.c.position <= last)
+        newest = positions.order_by(None).order_by(events.c.position.desc()).limit(count).subquery()
+        first: int | None = connection.execute(select(func.min(newest.c.position))).scalar_one()
+    return last if first is None else first - 1
 
 
 def find(engine: Engine, event_id: str, *, site_id: str | None = None) -> RecordedEvent | None:
@@ -155,6 +177,8 @@ def _filtered(wanted: Filter) -> Select[Any]:
         statement = statement.where(events.c.site_id == wanted.site_id)
     if wanted.coupon_id is not None:
         statement = statement.where(events.c.coupon_id == wanted.coupon_id)
-    if wanted.type_ is not None:
+    if isinstance(wanted.type_, str):
         statement = statement.where(events.c.type == wanted.type_)
+    elif wanted.type_ is not None:
+        statement = statement.where(events.c.type.in_(sorted(wanted.type_)))
     return statement

@@ -40,7 +40,20 @@ _COLUMN_NAME = re.compile(r"_?[a-z][a-z0-9_]{0,38}")
 _SOURCE = re.compile(r"([a-z0-9_]+)(?:\s*\(([^()]*)\))?")
 _FOREIGN = ("sqlite_", "pg_", "duckdb_")
 """How the names of tables begin that are the databases' own."""
-_WORKING_NAMES = frozenset({"deliveries", "batch", "partial", "changes", "anew", "fresh", "stored"})
+_WORKING_NAMES = frozenset(
+    {
+        "deliveries",
+        "batch",
+        "partial",
+        "changes",
+        "anew",
+        "fresh",
+        "stored",
+        "coupon_signs",
+        "lake_events",
+        "lake_batch",
+    }
+)
 """Names that analytics or the models' queries use for something else."""
 _HEADER = re.compile(r"^-- (projection|version|from|key|index|about|column): +(.*)$")
 
@@ -104,8 +117,11 @@ class Projection:
         return tuple(column for column in self.columns if not column.is_memory)
 
 
-def parse(text: str, where: str) -> Projection:
-    """A Projection from the text of its `.sql` file. Raises ProjectionError naming `where`, what is wrong and what to do."""
+def parse(text: str, where: str, *, ours: bool = False) -> Projection:
+    """A Projection from the text of its `.sql` file. Raises ProjectionError naming `where`, what is wrong and what to do.
+
+    `ours`: it is one of analytics', whose names nobody else may take.
+    """
     head, *parts = re.split(r"^-- \[(lift|merge)\][ \t]*\n", text, flags=re.MULTILINE)
     header = _header(head, where)
     if sorted(parts[0::2]) != ["lift", "merge"]:
@@ -135,7 +151,7 @@ def parse(text: str, where: str) -> Projection:
         merge=queries["merge"],
         where=where,
     )
-    _check_names(model)
+    _check_names(model, ours=ours)
     return model
 
 
@@ -170,14 +186,14 @@ def _column(line: str, where: str) -> ProjectionColumn:
     return ProjectionColumn(name, type_, doc)
 
 
-def _check_names(model: Projection) -> None:
+def _check_names(model: Projection, *, ours: bool) -> None:
     """That the model has a name that a table can have, and that what its header speaks of is declared, once."""
     if not _NAME.fullmatch(model.name) or "__" in model.name or model.name.startswith(_FOREIGN):
         raise ProjectionError(
             f"{model.where}: {model.name!r} is no name for a projection: use small letters, digits and single underscores, a "
             f"letter first, 40 characters at most, and none that begins with {', '.join(_FOREIGN)}"
         )
-    taken = {*metadata.tables, "alembic_version", FACTS, *_WORKING_NAMES}
+    taken = {*metadata.tables, "alembic_version", FACTS, *(() if ours else _WORKING_NAMES)}
     if model.name in taken or model.name in _reserved_words():
         raise ProjectionError(
             f"{model.where}: a projection cannot be named {model.name}: that is a table of the log, a name that queries use "

@@ -83,7 +83,10 @@ class ModelSession:
         memory_limit: str = MEMORY_LIMIT,
         temp_directory: str | None = None,
         threads: int | None = None,
+        relations: tuple[tuple[str, str], ...] = (),
     ) -> None:
+        """`relations`: what models may read beside `facts` and `batch`, each with a query that gives none of its rows; whoever
+        loads the facts sees to it."""
         self.models = tuple(models)
         self._memory = memory_bytes(memory_limit)
         self.connection = duckdb.connect(":memory:")
@@ -99,7 +102,7 @@ class ModelSession:
         self.connection.execute("SET temp_directory = ?", [spill])
         self._statements: dict[str, duckdb.Statement] = {}
         self._types: dict[str, dict[str, str]] = {}
-        shapes = _shapes(self.models)
+        shapes = _shapes(self.models, relations)
         self._partial_types = {name: shape.partial for name, shape in shapes.items() if shape.partial}
         for name, shape in shapes.items():
             self._make_empty_tables(name, shape)
@@ -269,7 +272,7 @@ class _Shape:
 
 
 @lru_cache(maxsize=64)
-def _shapes(models: tuple[Projection, ...]) -> dict[str, _Shape]:
+def _shapes(models: tuple[Projection, ...], relations: tuple[tuple[str, str], ...]) -> dict[str, _Shape]:
     """The shapes of the facts and of what models make of them, found by running their queries over nothing.
 
     Raises ProjectionError for a model that does not run, or makes other columns than its header declares.
@@ -281,7 +284,8 @@ def _shapes(models: tuple[Projection, ...]) -> dict[str, _Shape]:
         def columns(table: str) -> dict[str, str]:
             return dict(execute(f"SELECT column_name, column_type FROM (DESCRIBE {quoted(table)})").fetchall())
 
-        execute(f"CREATE TEMP TABLE batch AS {_EMPTY_BATCH}")
+        for name, empty in (("batch", _EMPTY_BATCH), *relations):
+            execute(f"CREATE TEMP TABLE {name} AS {empty}")
         execute(f"CREATE TEMP TABLE facts AS {facts_sql()}")
         shapes = {"facts": _Shape({}, columns("facts"))}
         for model in models:
