@@ -78,6 +78,8 @@ class Lane:
         self.careful_to = standing.claimed if standing.claimed > standing.position else 0
         """Up to here an earlier process may have begun events and died of one: each is begun alone."""
         self.suspect = standing.suspect if standing.deaths >= MAX_DEATHS else None
+        self.pace = 1.0
+        """Seconds that a call takes, about."""
         self.lost = False
         """Whether another process has taken over, or a person moved the handler: what is here does not count any more."""
         self._rules = rules

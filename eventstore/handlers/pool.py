@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
@@ -29,8 +29,14 @@ TIME_LIMIT = 60.0
 ABANDONED = 16
 """Calls that were given up and still run: a thread cannot be stopped. With more the process is of no use any more."""
 
-Job = tuple[Lane, Subject, HandlerDeadLetter | None]
-"""A subject whose first event may be begun, or its dead letter, which is to be tried again."""
+QUICK_SECONDS = 0.002
+"""Subjects are handed to a thread by so many that they take it no longer than this, going by the calls before: between threads
+each handing over costs more than a call that does little."""
+TOGETHER = 64
+"""Subjects handed over at a time at most."""
+
+Job = tuple[Lane, Sequence[Subject], HandlerDeadLetter | None]
+"""Subjects whose first events may be begun, or one and its dead letter, which is to be tried again."""
 _log = logging.getLogger("eventstore.handlers")
 
 
@@ -41,10 +47,23 @@ class Hanging(EventStoreError):
 class _Worker:
     def __init__(self) -> None:
         self.job: Job | None = None
+        self.subject: Subject | None = None
+        self.waiting: deque[Subject] = deque()
+        """Subjects of its job that it has not come to."""
         self.call: Call | None = None
         self.since = 0.0
         self.revival: Generator[Call, Outcome, None] | None = None
         self.abandoned = False
+
+
+class _Timed:
+    """A call in the event loop that may go on until then (monotonic)."""
+
+    __slots__ = ("cancelled", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.cancelled = False
 
 
 class Pool:
@@ -68,19 +87,20 @@ class Pool:
         self._workers: list[_Worker] = []
         self._threads: list[threading.Thread] = []
         self._abandoned: list[_Worker] = []
-        self._stopping = False
+        self._timed: dict[asyncio.Task[Any], _Timed] = {}
         for _ in range(workers):
             self._start_worker()
         self._loop = _Loop(concurrency, self._work_async) if with_async else None
 
     def put(self, lane: Lane, subjects: Collection[Subject]) -> None:
         """Have the first events of these subjects begun."""
-        jobs: list[Job] = [(lane, subject, None) for subject in subjects]
-        self._put(lane, jobs)
+        several = list(subjects)
+        size = 1 if lane.handler.is_async else max(1, min(int(QUICK_SECONDS / max(lane.pace, 1e-9)), TOGETHER))
+        self._put(lane, [(lane, several[start : start + size], None) for start in range(0, len(several), size)])
 
     def put_letter(self, lane: Lane, letter: HandlerDeadLetter) -> None:
         """Have a dead letter tried again."""
-        self._put(lane, [(lane, letter.subject, letter)])
+        self._put(lane, [(lane, (letter.subject,), letter)])
 
     def watch(self) -> None:
         """Give up calls that take too long. Raises Hanging."""
@@ -93,10 +113,13 @@ class Pool:
             if limit is None or now - worker.since < limit or not call.give_up():
                 continue
             self._abandon(worker, job, call, limit)
+        if self._loop is not None:
+            for task, timed in list(self._timed.items()):
+                if timed.until < now and not timed.cancelled:
+                    self._loop.call(self._cancel, task, timed)
 
     def stop(self, timeout: float) -> bool:
         """Begin nothing any more, and wait for what is under way; False if something still is after so many seconds."""
-        self._stopping = True
         for _ in self._threads:
             self._jobs.put(None)
         deadline = time.monotonic() + timeout
@@ -141,33 +164,48 @@ class Pool:
                 self._work(worker, job)
             except BaseException as error:  # noqa: BLE001 - told to whoever runs the pool
                 self._fault(error)
-        lane, subject, _ = worker.job or (None, None, None)
-        if lane is not None and subject is not None:
-            lane.hung(subject)
+        if worker.job is not None and worker.subject is not None:
+            worker.job[0].hung(worker.subject)
         if worker in self._abandoned:
             self._abandoned.remove(worker)
 
     def _work(self, worker: _Worker, job: Job) -> None:
-        lane, subject, letter = job
+        lane, subjects, letter = job
         worker.job = job
         if letter is not None:
+            worker.subject = letter.subject
             self._revive(worker, lane, letter)
             return
+        waiting = worker.waiting
+        waiting.extend(subjects)
+        again = []
+        while waiting:
+            subject = worker.subject = waiting.popleft()
+            if self._work_at(worker, lane, subject):
+                again.append(subject)
+            if worker.abandoned:
+                return
+        if again:
+            self._jobs.put((lane, again, None))
+
+    def _work_at(self, worker: _Worker, lane: Lane, subject: Subject) -> bool:
+        """Whether there is more of the subject."""
         mine, clock = lane.mine, time.monotonic
         for _ in range(IN_A_ROW):
             fed = lane.next(subject)
             if fed is None:
-                return
+                return False
             call = Call(mine, fed)
-            worker.since = clock()
+            since = worker.since = clock()
             worker.call = call
             outcome = call.run()
             if worker.abandoned:
-                return
+                return False
             worker.call = None
+            lane.pace += 0.1 * (clock() - since - lane.pace)
             if not lane.settle(call, outcome):
-                return
-        self._jobs.put(job)
+                return False
+        return True
 
     def _revive(self, worker: _Worker, lane: Lane, letter: HandlerDeadLetter) -> None:
         revival = worker.revival = lane.revival(letter)
@@ -188,10 +226,13 @@ class Pool:
                 worker.revival = None
 
     def _abandon(self, worker: _Worker, job: Job, call: Call, limit: float) -> None:
-        lane, subject, letter = job
+        lane, _, letter = job
         worker.abandoned = True
         self._abandoned.append(worker)
-        lane.hang(subject)
+        assert worker.subject is not None
+        lane.hang(worker.subject)
+        if worker.waiting:
+            self._jobs.put((lane, [*worker.waiting], None))
         reason = f"it took longer than {limit:g} s, and still ran then"
         _log.warning(
             "a handler takes too long; its event is parked",
@@ -213,7 +254,7 @@ class Pool:
 
     async def _work_async(self, job: Job) -> Job | None:
         """Work at a job; the job again if there is more of it."""
-        lane, subject, letter = job
+        lane, [subject], letter = job
         try:
             if letter is not None:
                 await self._revive_async(lane, letter)
@@ -224,7 +265,7 @@ class Pool:
                 if fed is None:
                     return None
                 call = Call(lane.mine, fed)
-                outcome = await _limited(call, limit)
+                outcome = await self._limited(call, limit)
                 more = (
                     lane.settle(call, outcome)
                     if outcome is HANDLED
@@ -237,6 +278,26 @@ class Pool:
             return None
         return job
 
+    async def _limited(self, call: Call, limit: float | None) -> Outcome:
+        """Make a call that `watch` ends when it takes too long."""
+        if limit is None:
+            return await call.run_async()
+        task = asyncio.current_task()
+        assert task is not None
+        timed = self._timed[task] = _Timed(time.monotonic() + limit)
+        outcome = await call.run_async()
+        del self._timed[task]
+        if timed.cancelled:
+            task.uncancel()
+            if outcome.reason is not None:
+                return Outcome(f"it took longer than {limit:g} s")
+        return outcome
+
+    def _cancel(self, task: asyncio.Task[Any], timed: _Timed) -> None:
+        # In the loop's own thread: the call may have ended meanwhile, and another one been begun.
+        if self._timed.get(task) is timed:
+            timed.cancelled = task.cancel()
+
     async def _revive_async(self, lane: Lane, letter: HandlerDeadLetter) -> None:
         revival = lane.revival(letter)
         limit = self._limit(lane)
@@ -245,7 +306,7 @@ class Pool:
             call = await asyncio.to_thread(_step, revival, outcome)
             if call is None:
                 return
-            outcome = await _limited(call, limit)
+            outcome = await self._limited(call, limit)
 
 
 def _step(revival: Generator[Call, Outcome, None], outcome: Outcome | None) -> Call | None:
@@ -253,19 +314,6 @@ def _step(revival: Generator[Call, Outcome, None], outcome: Outcome | None) -> C
         return next(revival) if outcome is None else revival.send(outcome)
     except StopIteration:
         return None
-
-
-async def _limited(call: Call, limit: float | None) -> Outcome:
-    if limit is None:
-        return await call.run_async()
-    try:
-        async with asyncio.timeout(limit) as timeout:
-            outcome = await call.run_async()
-    except TimeoutError:
-        return Outcome(f"it took longer than {limit:g} s")
-    if timeout.expired() and outcome.reason is not None:
-        return Outcome(f"it took longer than {limit:g} s")
-    return outcome
 
 
 class _Loop:
@@ -284,6 +332,10 @@ class _Loop:
     def put(self, jobs: list[Job]) -> None:
         self._jobs.extend(jobs)
         self._loop.call_soon_threadsafe(self._more.set)
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have something called in the loop's thread."""
+        self._loop.call_soon_threadsafe(function, *arguments)
 
     def stop(self, timeout: float) -> bool:
         self._ended = True

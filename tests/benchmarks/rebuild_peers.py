@@ -111,50 +111,59 @@ def measure_eventsourcing(url: str, peer_url: str, count: int) -> Sample:
     engine = make_engine(url)
     payloads = [record.payload for record in stream(engine, until=count)]
     engine.dispose()
-    env, view = _environment(peer_url)
+    took = projected(payloads, peer_url, Coupons, SqliteView, PostgresqlView)
+    return {"eventsourcing_events_per_second": len(payloads) / took}
+
+
+def projected(
+    payloads: list[str], peer_url: str, projection: type[Any], sqlite_view: type[Any], postgresql_view: type[Any]
+) -> float:
+    """Seconds that eventsourcing takes to project events that were put into its own store at `peer_url`."""
+    env, on_sqlite = _environment(peer_url)
     app: Shop = Shop(env=env)
     _insert(app, payloads)
     app.close()
     note(f"eventsourcing: {len(payloads):,} events are in its store")
-    took = _run(env, view, len(payloads)) if view is PostgresqlView else _pull(env, view, len(payloads))
-    return {"eventsourcing_events_per_second": len(payloads) / took}
+    if on_sqlite:
+        return _pull(env, projection, sqlite_view, len(payloads))
+    return _run(env, projection, postgresql_view, len(payloads))
 
 
-def _run(env: dict[str, str], view: type[Any], count: int) -> float:
+def _run(env: dict[str, str], projection: type[Any], view: type[Any], count: int) -> float:
     """Seconds that the projection runner takes."""
     start = time.perf_counter()
-    with ProjectionRunner(application_class=Shop, projection_class=Coupons, view_class=view, env=env) as runner:
+    with ProjectionRunner(application_class=Shop, projection_class=projection, view_class=view, env=env) as runner:
         runner.wait(count, timeout=PATIENCE_SECONDS)
         return time.perf_counter() - start
 
 
-def _pull(env: dict[str, str], view: type[Any], count: int) -> float:
+def _pull(env: dict[str, str], projection: type[Any], view: type[Any], count: int) -> float:
     """Seconds that the projection takes where the runner cannot be had: its SQLite has no subscriptions. The same is done with
     what the notification log gives, a page at a time."""
     app: Shop = Shop(env=env)
     recorder = InfrastructureFactory.construct(Environment("coupons", env)).tracking_recorder(view)
-    projection = Coupons(view=recorder)
+    at_work = projection(view=recorder)
     start = time.perf_counter()
     last = 0
     while last < count:
         for notification in app.recorder.select_notifications(
             start=last, limit=INSERT_EVENTS, inclusive_of_start=False
         ):
-            projection.process_event(app.mapper.to_domain_event(notification), Tracking(app.name, notification.id))
+            at_work.process_event(app.mapper.to_domain_event(notification), Tracking(app.name, notification.id))
             last = notification.id
     took = time.perf_counter() - start
     app.close()
     return took
 
 
-def _environment(url: str) -> tuple[dict[str, str], type[Any]]:
+def _environment(url: str) -> tuple[dict[str, str], bool]:
     engine = make_engine(url)
     try:
         if is_sqlite(engine):
             return {
                 "PERSISTENCE_MODULE": "eventsourcing.sqlite",
                 "SQLITE_DBNAME": str(sqlite_path(engine)),
-            }, SqliteView
+            }, True
         given = engine.url
         return {
             "PERSISTENCE_MODULE": "eventsourcing.postgres",
@@ -163,7 +172,7 @@ def _environment(url: str) -> tuple[dict[str, str], type[Any]]:
             "POSTGRES_PORT": str(given.port or given.query.get("port", "")),
             "POSTGRES_USER": given.username or "",
             "POSTGRES_PASSWORD": given.password or "",
-        }, PostgresqlView
+        }, False
     finally:
         engine.dispose()
 
