@@ -47,6 +47,10 @@ CACHING = {"Cache-Control": "private, no-cache", "Vary": "Accept, Authorization"
 """An answer may be kept by who asked for it, and is asked about again each time: If-None-Match makes that cheap."""
 
 
+CUT = "Eventstore-Cut"
+"""The header of an answer that may have more rows than its parameter `limit` lets it."""
+
+
 class ReportParameter(BaseModel):
     """A parameter of a report: a query parameter of its address."""
 
@@ -90,6 +94,9 @@ class ReportAnswer(BaseModel):
     parameters: dict[str, str | int | bool | None] = Field(description="What it was asked with, defaults among them.")
     position: int = Field(description="How far into the log it looked: not less than what the log held when asked.")
     columns: list[ReportColumn]
+    cut: bool = Field(
+        description="Whether the parameter `limit` was reached, so that there may be more rows; `limit=all` gives all of them."
+    )
     rows: list[dict[str, Any]] = Field(description="One object a row. Times are UTC, amounts have every digit.")
 
 
@@ -106,6 +113,12 @@ async def reports(here: Here, _token: Reader) -> ReportList:
     responses={
         200: {
             "description": "The answer. Its ETag stays the same while the log does.",
+            "headers": {
+                CUT: {
+                    "description": "Only where the parameter `limit` was reached, so that there may be more rows: `limit=1000`.",
+                    "schema": {"type": "string"},
+                }
+            },
             "content": {
                 MEDIA_TYPES[Form.CSV]: {"schema": {"type": "string"}},
                 MEDIA_TYPES[Form.PARQUET]: {"schema": {"type": "string", "format": "binary"}},
@@ -214,6 +227,8 @@ class _Asked:
         body = answer.rendered(self.form, RENDERERS[self.form])
         self.desk.answering.kept.trim()
         headers = {"ETag": self._tag(answer.version), **CACHING}
+        if answer.result.cut:
+            headers[CUT] = f"limit={answer.result.parameters['limit']}"
         if self.form is not Form.JSON:
             headers["Content-Disposition"] = f'attachment; filename="{self.name}.{self.form}"'
         media_type = MEDIA_TYPES[self.form]
@@ -307,6 +322,7 @@ def to_json(result: ReportResult) -> bytes:
         "title": result.title,
         "parameters": result.parameters,
         "position": result.position,
+        "cut": result.cut,
         "columns": [{"name": each.name, "unit": each.unit, "doc": each.doc} for each in result.columns],
     }
     rows = b",".join(piece.to_json()[1:-1] for piece in _pieces(result))

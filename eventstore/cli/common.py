@@ -30,6 +30,39 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 site_option = click.option("--site", metavar="ID", help="Only this site (Wix's instance id).")
 
 
+def output_of(as_json: bool, as_csv: bool, **others: object) -> str | None:
+    """What is printed: json, csv, or None for a table. Raises UsageError for two ways at once.
+
+    `others`: options that go with no more than a table, as they are given.
+    """
+    named = [name for name, given in (("--json", as_json), ("--csv", as_csv)) if given]
+    named += [
+        f"--{name.replace('_', '-')}" for name, given in others.items() if given is not None and given is not False
+    ]
+    if len(named) > 1:
+        raise click.UsageError(f"{named[0]} and {named[1]} exclude each other")
+    return "json" if as_json else "csv" if as_csv else None
+
+
+def parameters_of(given: Sequence[str], **options: str | None) -> dict[str, str]:
+    """What `-p NAME=VALUE` gives, and options that are short for one. Raises UsageError for what is none or given twice."""
+    found: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"-p takes NAME=VALUE, not {each!r}")
+        if name in found:
+            raise click.UsageError(f"-p {name}=… is given twice; give it once")
+        found[name] = value
+    for name, option in options.items():
+        if option is None:
+            continue
+        if name in found:
+            raise click.UsageError(f"--{name} and -p {name}=… say the same; give one of them")
+        found[name] = option
+    return found
+
+
 def settings_of(ctx: click.Context, **given: object) -> Settings:
     """The settings under the command's options."""
     from eventstore.config import load_settings

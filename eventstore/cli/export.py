@@ -10,7 +10,7 @@ import click
 import orjson
 
 from eventstore.cli.common import ended_by_sigterm, json_option, open_store, site_option
-from eventstore.cli.lakes import lake_option, lake_stage, place_of, readable, stages
+from eventstore.cli.lakes import as_it_is_option, lake_option, lake_stage, place_of, readable, stages
 
 if TYPE_CHECKING:
     from analytics.export import ExportProgress
@@ -44,6 +44,7 @@ STANDARD_OUTPUT = "-"
 @site_option
 @click.option("--memory-limit", metavar="SIZE", help="What DuckDB may take; the rest goes to disk.  [default: 512MB]")
 @lake_option
+@as_it_is_option
 @json_option
 @click.pass_context
 def export(
@@ -57,6 +58,7 @@ def export(
     site: str | None,
     memory_limit: str | None,
     lake: str | None,
+    as_it_is: bool,
     as_json: bool,
 ) -> None:
     """Write a table as a file to hand over: Parquet, CSV or NDJSON, of any size in bounded memory.
@@ -98,6 +100,7 @@ def export(
                 after=after,
                 site=site,
                 lake=place,
+                catch_up=not as_it_is,
                 projections=store.catalogue,
                 memory_limit=memory_limit or MEMORY_LIMIT,
                 on_progress=told,

@@ -74,6 +74,8 @@ def status(ctx: click.Context, lake: str | None, as_json: bool) -> None:
         return
     behind = head - told.position
     state = "up to date" if behind == 0 else f"{behind:,} behind; the next question brings it up"
+    if behind < 0:
+        state = "further on than the log: made of another store's, or of this one before an older backup was restored"
     if not sum(told.files.values()) and not told.position:
         state = "not made yet; the first question makes it"
     print_table(
@@ -216,6 +218,8 @@ def compact(ctx: click.Context, keep: int, lake: str | None, as_json: bool) -> N
         with readable(found.location):
             before = found.status()
             if not sum(before.files.values()):
+                if not store.head():
+                    raise NotFound(f"there is nothing in a lake at {found.location}: the store has no events yet")
                 raise NotFound(f"there is no lake at {found.location}; `eventstore lake catch-up` makes it")
             deleted = found.compact(keep=timedelta(days=keep))
             after = found.status()

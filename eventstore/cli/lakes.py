@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from analytics.lake import LakeProgress
     from eventstore.store import EventStore
 
+as_it_is_option = click.option(
+    "--as-it-is",
+    is_flag=True,
+    help="Ask the lake as it is, without bringing it up to date: for who may read it and not write it.",
+)
 lake_option = click.option(
     "--lake",
     metavar="PLACE",
@@ -28,6 +33,11 @@ def place_of(store: EventStore, given: str | None) -> str:
     """Where the lake lies: as the option says, else the settings, else where it is made."""
     from analytics import default_lake
 
+    if given == "" or store.lake == "":
+        raise InputError(
+            "the lake is named by an empty text (--lake, EVENTSTORE_LAKE): name a folder or an object store's address, or leave "
+            "it out"
+        )
     return str(given or store.lake or default_lake(store.engine))
 
 
@@ -39,8 +49,10 @@ def lake_of(store: EventStore, given: str | None) -> Lake:
 
 
 @contextmanager
-def asked(store: EventStore, given: str | None, *, memory_limit: str | None = None) -> Iterator[AnalyticsConnection]:
-    """The lake, up to date, open for questions."""
+def asked(
+    store: EventStore, given: str | None, *, memory_limit: str | None = None, as_it_is: bool = False
+) -> Iterator[AnalyticsConnection]:
+    """The lake, up to date unless it is asked `as_it_is`, open for questions."""
     from analytics import connect
     from analytics.connect import MEMORY_LIMIT
 
@@ -51,6 +63,7 @@ def asked(store: EventStore, given: str | None, *, memory_limit: str | None = No
             lake=place,
             projections=store.catalogue,
             memory_limit=memory_limit or MEMORY_LIMIT,
+            catch_up=not as_it_is,
             on_progress=told,
         )
     with connection, readable(place):

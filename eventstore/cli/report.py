@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eventstore.cli.common import ended_by_sigterm, open_store, print_json, print_table
-from eventstore.cli.lakes import asked, lake_option, lake_progress, place_of
+from eventstore.cli.common import ended_by_sigterm, open_store, output_of, parameters_of, print_json, print_table
+from eventstore.cli.lakes import as_it_is_option, asked, lake_option, lake_progress, place_of, readable
 
 if TYPE_CHECKING:
     from analytics import Report, ReportResult
@@ -28,8 +29,8 @@ ENGINES = ("duckdb", "spark")
 )
 @click.option("--site", metavar="ID", help="Only this site: the same as -p site=ID.")
 @click.option("--tz", metavar="ZONE", help="Days of this time zone, as in Europe/Berlin: the same as -p tz=ZONE.")
-@click.option("--json", "output", flag_value="json", help="JSON: a list of objects.")
-@click.option("--csv", "output", flag_value="csv", help="CSV with a header line.")
+@click.option("--json", "as_json", is_flag=True, help="JSON: a list of objects.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header line.")
 @click.option(
     "--parquet",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -46,6 +47,7 @@ ENGINES = ("duckdb", "spark")
     help="What answers: DuckDB here, or Spark, wherever Spark is told to run.",
 )
 @lake_option
+@as_it_is_option
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -54,43 +56,40 @@ def report(
     given: tuple[str, ...],
     site: str | None,
     tz: str | None,
-    output: str | None,
+    as_json: bool,
+    as_csv: bool,
     parquet: Path | None,
     limit: int | None,
     describe: bool,
     engine: str,
     lake: str | None,
+    as_it_is: bool,
 ) -> None:
     """Answer a question about the coupons with DuckDB or Spark: as a table, JSON, CSV or Parquet.
 
     `eventstore report --list` shows the reports, `eventstore report NAME --describe` what one takes and tells;
-    `eventstore report NAME -p since=2026-09-01` sets a parameter.
+    `eventstore report NAME -p since=2026-09-01` sets a parameter. A date is a day of UTC, or of the report's time zone; `all`
+    or nothing (`-p limit=all`) lifts a restriction.
     """
-    if parquet is not None and output is not None:
-        raise click.UsageError(f"--parquet and --{output} exclude each other")
+    output = output_of(as_json, as_csv, parquet=parquet, limit=limit)
+    parameters = parameters_of(given, site=site, tz=tz)
     if list_all or name is None:
-        if describe or parquet is not None:
+        if name is not None:
+            raise click.UsageError(f"--list lists all reports; `eventstore report {name} --describe` tells of one")
+        if describe or parquet is not None or limit is not None or as_csv or parameters:
             raise click.UsageError("name the report; `eventstore report --list` shows which there are")
         _print_list(output)
         return
     if describe:
+        if parquet is not None or limit is not None or as_csv or parameters:
+            raise click.UsageError("--describe stands with a name alone, or with --json")
         _describe(name, output)
         return
-    parameters = {}
-    for each in given:
-        key, equals, value = each.partition("=")
-        if not equals:
-            raise click.UsageError(f"-p takes NAME=VALUE, not {each!r}")
-        parameters[key] = value
-    if site is not None:
-        parameters["site"] = site
-    if tz is not None:
-        parameters["tz"] = tz
     with open_store(ctx) as store, ended_by_sigterm():
         if output is None and parquet is None:
-            print_report(store, name, parameters, limit=limit, lake=lake, engine=engine)
+            print_report(store, name, parameters, limit=limit, lake=lake, engine=engine, as_it_is=as_it_is)
             return
-        result = _answer(store, name, parameters, lake, engine)
+        result = _answer(store, name, parameters, lake, engine, as_it_is)
         if parquet is not None:
             from analytics.files import new_file
 
@@ -102,21 +101,42 @@ def report(
 
 
 def _answer(
-    store: EventStore, name: str, parameters: dict[str, str], lake: str | None = None, engine: str = ENGINES[0]
+    store: EventStore,
+    name: str,
+    parameters: dict[str, str],
+    lake: str | None = None,
+    engine: str = ENGINES[0],
+    as_it_is: bool = False,
 ) -> ReportResult:
-    from analytics import report, run_report
+    from analytics import report
 
     report(name).values(parameters)  # what is wrong there is said before anything is read
+    result = _result(store, name, parameters, lake, engine, as_it_is)
+    if result.cut:
+        limit = result.parameters["limit"]
+        click.echo(f"limit={limit} was reached, there may be more: -p limit=all gives all of it", err=True)
+    return result
+
+
+def _result(
+    store: EventStore, name: str, parameters: dict[str, str], lake: str | None, engine: str, as_it_is: bool
+) -> ReportResult:
+    from analytics import run_report
+
     if engine == "spark":
         from analytics import spark
 
-        with lake_progress() as told:
+        with readable(place_of(store, lake)), lake_progress() as told:
             opened = spark.connect(
-                store.engine, lake=place_of(store, lake), projections=store.catalogue, on_progress=told
+                store.engine,
+                lake=place_of(store, lake),
+                projections=store.catalogue,
+                catch_up=not as_it_is,
+                on_progress=told,
             )
         with opened:
             return opened.run_report(name, **parameters)
-    with asked(store, lake) as connection:
+    with asked(store, lake, as_it_is=as_it_is) as connection:
         return run_report(connection, name, **parameters)
 
 
@@ -128,12 +148,13 @@ def print_report(
     limit: int | None = None,
     lake: str | None = None,
     engine: str = ENGINES[0],
+    as_it_is: bool = False,
 ) -> None:
     """Print a report as a table; numbers to the right, at most `limit` rows."""
     from analytics import report as find_report
 
     shown = find_report(name).table
-    result = _answer(store, name, parameters, lake, engine)
+    result = _answer(store, name, parameters, lake, engine, as_it_is)
     kept = [number for number, column in enumerate(result.columns) if column.name in shown]
     headings = {number: result.columns[number].name.replace("_", " ") for number in kept}
     cells = result.cells()
@@ -143,8 +164,11 @@ def print_report(
         [[row[number] for number in kept] for row in cells[:limit]],
         right=[headings[number] for number in kept if _is_numeric(result.rows, number)],
     )
+    if not cells:
+        click.echo("no rows")
     if limit is not None and len(cells) > limit:
-        click.echo(f"… and {len(cells) - limit:,} more rows: eventstore report {name}\n")
+        again = "".join(f" -p {quote(f'{key}={value}')}" for key, value in parameters.items())
+        click.echo(f"… and {len(cells) - limit:,} more rows: eventstore report {name}{again}\n")
 
 
 def _is_numeric(rows: Sequence[tuple[object, ...]], number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,11 +18,13 @@ from eventstore.cli.common import (
     console,
     ended_by_sigterm,
     open_store,
+    output_of,
+    parameters_of,
     print_json,
     print_table,
     settings_of,
 )
-from eventstore.cli.lakes import asked, lake_option
+from eventstore.cli.lakes import as_it_is_option, asked, lake_option
 
 if TYPE_CHECKING:
     from analytics import Answer
@@ -55,10 +58,8 @@ ALL_TABLES = ""
     metavar="[NAME]",
     help="Tell what there is to ask: all views, or the columns of one.",
 )
-@click.option("--json", "output", flag_value="json", help="JSON: a list of objects.")
-@click.option(
-    "--csv", "output", flag_value="csv", help="CSV with a header line; what a spreadsheet would run is quoted."
-)
+@click.option("--json", "as_json", is_flag=True, help="JSON: a list of objects.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header line; what a spreadsheet would run is quoted.")
 @click.option(
     "--parquet",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -85,19 +86,22 @@ ALL_TABLES = ""
     help="What DuckDB may take, as 512MB or 4GB.",
 )
 @lake_option
+@as_it_is_option
 @click.pass_context
 def sql(
     ctx: click.Context,
     query: str | None,
     file: str | None,
     tables: str | None,
-    output: str | None,
+    as_json: bool,
+    as_csv: bool,
     parquet: Path | None,
     given: tuple[str, ...],
     limit: int | None,
     time_limit: float,
     memory_limit: str,
     lake: str | None,
+    as_it_is: bool,
 ) -> None:
     """Ask a question of your own, in DuckDB's SQL; `-` reads it from standard input.
 
@@ -118,22 +122,23 @@ def sql(
     if tables is not None:
         if query is not None and tables == ALL_TABLES:
             tables, query = query, None  # an option's optional value that click took for the argument
-        if query is not None or file is not None or parquet is not None or output == "csv":
+        if query is not None or file is not None or parquet is not None or as_csv:
             raise click.UsageError("--tables stands alone, or with --json")
-        _print_tables(ctx, tables, output == "json")
+        _print_tables(ctx, tables, as_json)
         return
+    if math.isnan(time_limit):
+        raise click.UsageError("--time-limit takes a number of seconds, not nan")
     if (query is None) == (file is None):
         raise click.UsageError('say what to ask: eventstore sql "SELECT …", or --file FILE, or - for standard input')
-    if parquet is not None and output is not None:
-        raise click.UsageError(f"--parquet and --{output} exclude each other")
-    parameters = _parameters(given)
+    output = output_of(as_json, as_csv, parquet=parquet, limit=limit)
+    parameters = parameters_of(given)
     text = query if query is not None and query != "-" else _read(file or "-")
     from analytics import ask
 
     with (
         open_store(ctx) as store,
         ended_by_sigterm(),
-        asked(store, lake, memory_limit=memory_limit) as connection,
+        asked(store, lake, memory_limit=memory_limit, as_it_is=as_it_is) as connection,
         ask(connection, text, parameters, time_limit=time_limit) as answer,
     ):
         if parquet is not None:
@@ -145,16 +150,6 @@ def sql(
             answer.write_csv(sys.stdout.buffer)
         else:
             _print_answer(answer, SHOWN_ROWS if limit is None else limit)
-
-
-def _parameters(given: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"-p takes NAME=VALUE, not {each!r}")
-        found[name] = value
-    return found
 
 
 def _read(name: str) -> str:

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from eventstore.errors import EventStoreError
-from tests.benchmarks import append, bulk, export, ingest, live, rebuild, reports, webhook
+from tests.benchmarks import append, bulk, export, handlers, ingest, live, rebuild, reports, sse, webhook
 from tests.benchmarks.harness import POSTGRESQL, SQLITE, Benchmark, Options, Result
 from tests.processes import FORKING
 
@@ -24,6 +24,8 @@ BENCHMARKS = {
         webhook.BENCHMARK,
         reports.BENCHMARK,
         export.BENCHMARK,
+        handlers.BENCHMARK,
+        sse.BENCHMARK,
     )
 }
 WIDTH = 100

@@ -136,6 +136,24 @@ FIGURES = {
         "export_peak_memory_mb",
         "peak_memory_mb",
     ],
+    "sse": [
+        "events_per_second",
+        "log_events_per_second",
+        "memory_per_client_kb",
+        "vs_naive",
+        "p50_ms",
+        "p99_ms",
+    ],
+    "handlers": [
+        "events_per_second",
+        "async_events_per_second",
+        "log_read_events_per_second",
+        "vs_log_read",
+        "eventsourcing_events_per_second",
+        "vs_eventsourcing",
+        "p50_ms",
+        "p99_ms",
+    ],
 }
 EVENTS = {
     "append": 150,
@@ -148,6 +166,8 @@ EVENTS = {
     "ingest": 1000,
     "reports": 200,
     "export": 200,
+    "sse": 50,
+    "handlers": 200,
 }
 """Events of a round: enough that each figure comes out."""
 MAY_BE_NONE = {"over_1250_ms"}

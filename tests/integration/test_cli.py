@@ -53,6 +53,7 @@ HELP = {
     ("upgrade",): ["--json", "Safe to repeat"],
     ("projection",): ["--list", "--site", "--limit", "--json", "[NAME]"],
     ("status",): ["--json"],
+    ("tail",): ["--follow", "--from", "-n", "--type", "--coupon", "--site", "--json", "coupon.*"],
     ("verify",): ["--guards", "--json"],
     ("maintain",): ["--ahead", "--positions", "--json"],
     ("coupon",): ["--site", "--as-of", "--known-at", "--at-position", "--history", "--by-time", "--json", "ID|CODE"],

@@ -48,15 +48,20 @@ def test_what_the_caller_gives_goes_over_all_else_unless_it_is_none(
 def test_every_setting_can_be_given_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, object] = {"url": "sqlite:///x.db", "site": "s", "host": "::1", "port": 1, "queue_events": 2}
     given |= {"workers": 3, "max_body_bytes": 2048, "max_batch_bytes": 4096, "auth_failures_per_minute": 3}
-    given |= {"report_seconds": 1.5, "report_memory": "1GB", "report_rows": 10}
+    given |= {"report_seconds": 1.5, "report_memory": "1GB", "report_rows": 10, "max_streams": 4}
     given |= {"lake": "s3://shop/lake"}
+    given |= {"handlers": "events.py", "handlers_name": "shop", "handlers_from": "beginning", "forward_secret": "whsec_x"}
     given |= {"projections": ["mine"], "project": False}
     given |= {"log_level": "debug", "log_format": "json", "apps": [{"name": "a", "key": "k", "instances": ["i"]}]}
     assert given.keys() == Settings.model_fields.keys()
     for name, value in given.items():
         monkeypatch.setenv(f"EVENTSTORE_{name.upper()}", json.dumps(value) if isinstance(value, list) else str(value))
-    told = load_settings().model_dump(mode="json", exclude_unset=True)
-    assert {name: told[name] for name in given} == given
+    settings = load_settings()
+    told = settings.model_dump(mode="json", exclude_unset=True)
+    assert settings.forward_secret is not None
+    assert settings.forward_secret.get_secret_value() == given["forward_secret"]
+    # What is secret is not shown.
+    assert {name: told[name] for name in given} == given | {"forward_secret": "**********"}
 
 
 def test_every_setting_says_what_it_is() -> None:
