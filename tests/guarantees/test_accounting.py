@@ -338,6 +338,7 @@ def workers_of(server: Serving) -> dict[int, int]:
     return {line["worker"]: line["worker_pid"] for line in lines if line["event"] == "a worker is started"}
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)  # the servers above are workers of either database
 def test_every_answer_of_several_workers_was_true_though_they_were_killed(new_server: NewServer) -> None:
     books = Books()
     with new_server("--workers", str(SERVERS)) as server:

@@ -302,8 +302,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="process
     [
         pytest.param("sqlite", signal.SIGKILL, id="sqlite-SIGKILL"),
         pytest.param("sqlite", signal.SIGINT, id="sqlite-SIGINT"),
-        pytest.param("sqlite", signal.SIGTERM, id="sqlite-SIGTERM"),
-        pytest.param("postgresql", signal.SIGKILL, id="postgresql-SIGKILL"),
+        pytest.param("postgresql", signal.SIGTERM, id="postgresql-SIGTERM"),
     ],
     indirect=["dialect"],
 )

@@ -117,6 +117,7 @@ def test_control_c_reaches_every_process_and_ends_them_in_good_order(tmp_path: P
         assert {path.name for path in tmp_path.iterdir()} == {"log.db", "stderr.txt"}
 
 
+@processes
 def test_one_worker_follows_the_log_and_every_worker_can_wait_for_it(new_server: NewServer) -> None:
     with new_server("--workers", str(WORKERS)) as server:
         leader = pids(server)[1]
@@ -158,6 +159,7 @@ def settled_at_last(client: httpx.Client, position: int) -> Any:
     return client.get("/v1/coupons/c-1", params={"wait_for": position}).json()
 
 
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
 def test_a_worker_that_dies_is_started_again_and_follows_the_log_as_the_one_before(new_server: NewServer) -> None:
     with new_server("--workers", "2") as server:
         before = pids(server)
