@@ -23,13 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import BoundedSemaphore, Condition, Lock, Thread
 
-import duckdb
 from sqlalchemy import Engine, func, select
 
 from analytics.catalogue import Report, report
 from analytics.connect import MEMORY_LIMIT, AnalyticsConnection
 from analytics.kept import KeptAnswer, KeptAnswers
-from analytics.lake import Lake, LakeProgress, Snapshot, default_lake
+from analytics.lake import Lake, LakeProgress, LakeUnreadable, Snapshot, default_lake
 from analytics.run import answer
 from eventstore import __version__
 from eventstore.errors import InputError, StoreUnavailable
@@ -51,8 +50,6 @@ END_SECONDS = 10.0
 CLOCK = "at"
 """The parameter by which reports that look at the clock take the time."""
 
-UNREADABLE = (duckdb.IOException, duckdb.PermissionException)
-"""What DuckDB raises where a file of the lake is gone: what it cannot find it takes for a folder, which it may not look into."""
 
 _COMMENT = re.compile(r"--[^\n]*")
 _DELIVERIES = re.compile(r"\bdeliveries\b", re.IGNORECASE)
@@ -94,7 +91,10 @@ class Question:
     def __init__(self, name: str, given: Mapping[str, object]) -> None:
         self.report = report(name)
         self.values = self.report.values(given)
-        if CLOCK in self.values and self.values[CLOCK] is None:
+        # Asked as of a moment, a report does not look at the clock.
+        as_of = [each.name for each in self.report.parameters if each.type == "moment"]
+        dated = any(self.values[name] is not None for name in as_of)
+        if CLOCK in self.values and self.values[CLOCK] is None and not dated:
             self.values[CLOCK] = from_micros(time.time_ns() // 1_000).replace(second=0, microsecond=0)
         self.reads_deliveries = _DELIVERIES.search(_COMMENT.sub("", self.report.sql)) is not None
         self.abandoned = False
@@ -200,19 +200,17 @@ class Answering:
         """The answer, kept or computed; it shows at least what the store says now.
 
         Raises StoreUnavailable when its turn does not come or the lake needs longer to be brought up to date, InputError for
-        what takes too long, too much memory or has too many rows, and what `Lake.catch_up` raises.
+        what takes too long, too much memory or has too many rows, LakeUnreadable for a lake that is damaged, and what
+        `Lake.catch_up` raises.
         """
         try:
             return self._answered(question)
-        except UNREADABLE:
+        except LakeUnreadable:
             # Files that nobody uses any more go after some days, and somebody may have removed the lake.
             with self._changed:
                 before, self._open = self._open, None
             self._let_go(before)
-        try:
-            return self._answered(question)
-        except UNREADABLE as error:
-            raise StoreUnavailable(f"the lake {self._location} cannot be read now; ask again") from error
+        return self._answered(question)
 
     def note_kept(self, question: Question) -> None:
         """Count an answer that was given without computing."""
@@ -240,6 +238,9 @@ class Answering:
             question.abandon()
         if refreshing is not None:
             refreshing.join(END_SECONDS)
+        with self._changed:
+            # Each closes its connection itself, once it has ended.
+            self._changed.wait_for(lambda: not self._running, END_SECONDS)
         self._let_go(opened)
         self.kept.clear()
 
@@ -276,6 +277,7 @@ class Answering:
         finally:
             with self._changed:
                 self._running.discard(question)
+                self._changed.notify_all()
                 tally = self._tally(question.report)
                 tally.computed += 1
                 tally.seconds += time.monotonic() - started

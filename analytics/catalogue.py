@@ -12,11 +12,14 @@ The file begins with a header in comments:
 
 A parameter has a name, a type, a default and a sentence; the query reads it as `$name` and it is bound, never pasted. Its type
 is one of EXPECTED, or the words that a text may be, as in `day|week|month`: they are taken in any case, and the query is given
-them as the header spells them. So with a `zone`: it is given as IANA spells it, and `$tz` says where days begin. A `count` is a
-bigint that is not negative. A `moment` is a timestamp that state is asked for as of: a date means its end. A column has a name, a
-unit (see UNITS) and a sentence, in the order of the query's.
+them as the header spells them. So with a `zone`: it is given as IANA spells it, and `$tz` says where days begin, those too that
+since and until name. A `count` is a bigint that is not negative. A `moment` is a timestamp that state is asked for as of: a date
+means its end. A column has a name, a unit (see UNITS) and a sentence, in the order of the query's.
 `table` names the columns that a table for people shows, where all would be too wide to read; programs get every column.
 `group` is one of GROUPS, under which the report is listed.
+
+What several reports ask in the same words stands once, in `clauses/`: common table expressions, each with the comma behind it,
+put in the place of a line `-- include: NAME`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
@@ -63,8 +66,8 @@ and `days` one in days; an `average` of counts need not be whole; the rest are c
 EXPECTED = {
     "text": "a text",
     "date": "a date, as in 2026-09-01",
-    "timestamp": "a date (its midnight UTC) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
-    "moment": "a date (its end, UTC) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
+    "timestamp": "a date (its midnight, UTC or of `tz`) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
+    "moment": "a date (its end, UTC or of `tz`) or a time with its zone, as in 2026-09-01 or 2026-09-01T12:00:00Z",
     "bigint": "a whole number",
     "count": "a whole number from 0 on",
     "boolean": "true or false",
@@ -72,6 +75,8 @@ EXPECTED = {
 }
 """The types of parameters, in words for people; a text may also be limited to choices."""
 
+ALL = "all"
+"""What is written for no value, which for a restriction means none: `limit=all`."""
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,19}")
@@ -79,6 +84,7 @@ _BIGINT = range(-(2**63), 2**63)
 _CHOICES = re.compile(r"\w+(\|\w+)+")
 _UTC = "UTC"
 _HEADER = re.compile(r"^-- (report|title|group|question|parameter|column|table): +(.*)$")
+_INCLUDE = re.compile(r"^-- include: +(\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +102,27 @@ class Parameter:
         """What it takes, in words for people."""
         return f"one of {_listed(self.choices)}" if self.choices else EXPECTED[self.type]
 
-    def read(self, value: object) -> ParameterValue:
+    @property
+    def nullable(self) -> bool:
+        """Whether it can be written that it has no value: as "" or ALL, which may themselves be meant where any text may be."""
+        return (self.default is None or "null:" in self.doc) and (
+            self.type not in ("text", "zone") or bool(self.choices)
+        )
+
+    def read(self, value: object, zone: str = "UTC") -> ParameterValue:
         """The value as the query takes it: typed already, or as text from a command line or a URL; None is no value, and of a
-        zone or of choices the default.
+        zone or of choices the default. "" and ALL are no value where that means something (`nullable`). `zone`: whose days dates
+        are.
 
         Raises ValueError saying what was expected.
         """
+        if self.nullable and isinstance(value, str) and value.lower() in ("", ALL):
+            return None
         if value is None:
             return self.default if self.choices or self.type == "zone" else None
         try:
+            if isinstance(day := _day(value), date) and self.type in ("timestamp", "moment"):
+                return _begin(day, zone) if self.type == "timestamp" else _end(day, zone)
             return _chosen(value, self.choices) if self.choices else _READERS[self.type](value)
         except (ValueError, OverflowError) as error:
             hint = _hint(self, value)
@@ -148,12 +166,22 @@ class Report:
                     f"the report {self.name} has no parameter {name!r}{_nearest(name, known)}; it has {_listed(known)}"
                 )
         try:
-            return {
-                each.name: each.read(given[each.name]) if each.name in given else each.default
+            # The zone first: where there is one, dates are days of it.
+            zones = [each.read(given.get(each.name)) for each in self.parameters if each.type == "zone"]
+            zone = str(zones[0]) if zones else _UTC
+            found = {
+                each.name: each.read(given[each.name], zone) if each.name in given else each.default
                 for each in self.parameters
             }
         except ValueError as error:
             raise ReportError(f"the report {self.name}: {error}") from error
+        since, until = found.get("since"), found.get("until")
+        if isinstance(since, datetime) and isinstance(until, datetime) and since >= until:
+            raise ReportError(
+                f"the report {self.name}: nothing lies from since={since.isoformat()} to before until={until.isoformat()}; "
+                "until is to be later, as the day after the last"
+            )
+        return found
 
 
 @lru_cache(maxsize=1)
@@ -203,7 +231,16 @@ def parse(text: str, file_name: str) -> Report:
     group = header.get("group", [""])[0]
     if group and group not in GROUPS:
         raise ReportError(f"{file_name}: the group {group} is none of {_listed(GROUPS)}")
-    return Report(name, header["title"][0], header["question"][0], parameters, columns, shown, text, group)
+    sql = _INCLUDE.sub(lambda found: _clause(found[1], file_name), text)
+    return Report(name, header["title"][0], header["question"][0], parameters, columns, shown, sql, group)
+
+
+def _clause(name: str, file_name: str) -> str:
+    """The text of a clause that a report includes."""
+    try:
+        return (files("analytics") / "clauses" / f"{name}.sql").read_text(encoding="utf-8").rstrip()
+    except OSError as error:
+        raise ReportError(f"{file_name}: `-- include: {name}` names no file {name}.sql in clauses/") from error
 
 
 def _parameter(line: str) -> Parameter:
@@ -296,24 +333,37 @@ def _date(value: object) -> date:
     raise ValueError(value)
 
 
+def _day(value: object) -> date | None:
+    """The value if it is a day, and not a time of one."""
+    if isinstance(value, str) and _DATE.fullmatch(value):
+        return _date(value)
+    return value if isinstance(value, date) and not isinstance(value, datetime) else None
+
+
+def _begin(day: date, zone: str) -> datetime:
+    """When a day begins in a zone, in UTC: its midnight, or where clocks skip that, the moment that they do."""
+    return datetime.combine(day, time(), _tzinfo(zone)).astimezone(UTC)
+
+
+def _end(day: date, zone: str) -> datetime:
+    """The last microsecond of a day in a zone, in UTC. As of a day the day is over, as everywhere that state is asked for as of
+    one."""
+    if day == date.max:
+        return datetime.combine(day, time.max, UTC)
+    return _begin(day + timedelta(days=1), zone) - timedelta(microseconds=1)
+
+
+def _tzinfo(zone: str) -> tzinfo:
+    return UTC if zone == _UTC else ZoneInfo(zone)
+
+
 def _timestamp(value: object) -> datetime:
     if isinstance(value, str):
-        value = _date(value) if _DATE.fullmatch(value) else datetime.fromisoformat(value)
+        value = datetime.fromisoformat(value)
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC)
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return datetime.combine(value, time(), UTC)
     # Without its zone a time could be any of a day's: better to ask than to guess.
     raise ValueError(value)
-
-
-def _moment(value: object) -> datetime:
-    if isinstance(value, str) and _DATE.fullmatch(value):
-        value = _date(value)
-    if isinstance(value, date) and not isinstance(value, datetime):
-        # As of a day the day is over, as everywhere that state is asked for as of one.
-        return datetime.combine(value, time.max, UTC)
-    return _timestamp(value)
 
 
 def _bigint(value: object) -> int:
@@ -343,7 +393,7 @@ _READERS: dict[str, Callable[[object], ParameterValue]] = {
     "text": _text,
     "date": _date,
     "timestamp": _timestamp,
-    "moment": _moment,
+    "moment": _timestamp,
     "bigint": _bigint,
     "count": _count,
     "boolean": _boolean,

@@ -38,8 +38,11 @@ KEYS = {
         "a number for site_id and coupon_id: joins and groups much faster than the two texts",
     ),
     "event_key": (("site_id", "event_id"), "a number for site_id and event_id, likewise"),
+    "later_event_keys": (("site_id", "later_event_ids"), "the event_key of each of later_event_ids, in their order"),
 }
-"""Columns that the lake adds to every table that has the columns of which they are made, and what they are."""
+"""Columns that the lake adds to every table that has the columns of which they are made, and what they are. Where the last of
+those is a list, so is the key."""
+_LISTS = frozenset({"later_event_ids"})
 _COMMENT = re.compile("--[^\n]*")
 _COLUMN = re.compile(r"^-- column: +(\w+) +(\w+) +(.*)$", re.MULTILINE)
 
@@ -97,22 +100,33 @@ def projection_columns(model: Projection) -> tuple[TableColumn, ...]:
         TableColumn(each.name, CLOSER_TYPES.get((model.name, each.name), DUCK_TYPES[each.type]), each.doc)
         for each in model.shown
     ]
-    return (*shown, *(TableColumn(name, "BIGINT", KEYS[name][1]) for name in added_keys(model)))
+    return (*shown, *added_keys(model))
 
 
-def added_keys(model: Projection) -> tuple[str, ...]:
+def added_keys(model: Projection) -> tuple[TableColumn, ...]:
     """The key columns that the lake adds to a projection's."""
     there = {each.name for each in model.columns}
-    return tuple(name for name, (parts, _) in KEYS.items() if there.issuperset(parts) and name not in there)
+    return tuple(
+        TableColumn(name, "BIGINT[]" if _LISTS & {*parts} else "BIGINT", doc)
+        for name, (parts, doc) in KEYS.items()
+        if there.issuperset(parts) and name not in there
+    )
 
 
 def key_sql(parts: Sequence[str]) -> str:
     """SQL for a number that stands for the values of these columns, none of them null; null where one is.
 
     63 bits of an MD5, which every version of every engine makes alike. Among a million coupons two have the same by a chance of
-    one to ten million.
+    one to ten million. Where the last is a list, a number for each of what it holds.
     """
-    texts = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name in parts)
+    texts = [f"CAST({quoted(name)} AS VARCHAR)" for name in parts]
     known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in parts)
-    made = f"CAST(md5_number(concat_ws(chr(31), {texts})) & 9223372036854775807::UHUGEINT AS BIGINT)"
+    if parts[-1] in _LISTS:
+        made = f"list_transform({quoted(parts[-1])}, lambda each: {_number([*texts[:-1], 'each'])})"
+    else:
+        made = _number(texts)
     return f"CASE WHEN {known} THEN {made} END"
+
+
+def _number(texts: Sequence[str]) -> str:
+    return f"CAST(md5_number(concat_ws(chr(31), {', '.join(texts)})) & 9223372036854775807::UHUGEINT AS BIGINT)"

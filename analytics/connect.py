@@ -27,15 +27,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from threading import Timer
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import duckdb
+import orjson
+import pyarrow as pa
 from sqlalchemy import Engine
 
-from analytics.lake import Lake, LakeProgress, Snapshot, default_lake
+from analytics.lake import Lake, LakeProgress, LakeUnreadable, Snapshot, default_lake
+from analytics.lake.damage import is_damage, readable
+from analytics.lake.duck import interruptible, worker
 from analytics.views import View, macros, scalar_macros, views
 from eventstore.errors import InputError
 from eventstore.log import schema
@@ -46,6 +51,8 @@ from eventstore.projections.duck import literal, quoted
 Parameters = Mapping[str, object] | Sequence[object] | None
 """Values for `$name` or `?` in SQL."""
 _Result = TypeVar("_Result")
+
+_ONLY_QUESTIONS = "this connection only answers questions: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 
 MEMORY_LIMIT = "2GB"
 """What a connection may hold for its work: enough to group some ten million redemptions by their texts."""
@@ -69,6 +76,21 @@ _LOCK_DOWN = (
     # Last, for nothing can be set after it.
     "SET lock_configuration = true",
 )
+_READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
+"""What a query that only reads consists of, as `json_serialize_sql` has it. A common table expression may also be a COPY, an
+INSERT, an UPDATE or a DELETE, and the whole is a SELECT all the same."""
+_TABLE_FUNCTIONS = frozenset(
+    (
+        *("range", "generate_series", "unnest", "repeat", "repeat_row", "summary", "histogram", "histogram_values"),
+        *("json_each", "json_tree", "glob", "sniff_csv", "query_table", "test_all_types", "which_secret"),
+        *("pg_timezone_names", "icu_calendar_names"),
+    )
+)
+_TABLE_FUNCTION_FAMILIES = ("duckdb_", "pragma_", "parquet_", "read_")
+"""The functions of DuckDB, and the beginnings of their names, that a query may use as tables: they read, and files only as far as
+DuckDB is let. Others run SQL that is given as a text (`query`, `json_execute_serialized_sql`), read addresses in memory
+(`arrow_scan`), or do something (`checkpoint`)."""
+_FUNCTIONS = "SELECT DISTINCT lower(function_name) FROM duckdb_functions() WHERE function_type LIKE 'table%'"
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\b\s*)?(\([^()]*\)\s*)?(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -95,15 +117,27 @@ class AnalyticsConnection:
             self._duckdb = duckdb.connect(":memory:", config={"memory_limit": memory_limit})
         except duckdb.Error as error:
             raise InputError(f"memory_limit={memory_limit!r} is not a size such as '2GB': {error}") from error
+        self.location = snapshot.location
+        self._files = snapshot.files
+        try:
+            with enough_memory(memory_limit):
+                self._set_up(snapshot, catalogue)
+        except BaseException:
+            self._duckdb.close()
+            raise
+
+    def _set_up(self, snapshot: Snapshot, catalogue: Catalogue) -> None:
         for statement in _SETTINGS:
             self._duckdb.execute(statement)
-        # The files one by one, not their folder: in an allowed folder DuckDB would also write.
+        # The files one by one, not their folder, in which others lie too. What DuckDB may read it may also write: that no
+        # query writes is seen to before it is run (`_require_reading`).
         self._duckdb.execute("SET allowed_paths = [" + ", ".join(literal(file) for file in snapshot.files) + "]")
         made = tuple(views(snapshot, catalogue))
         self.tables = tuple(view.name for view in made)
         """The names that a query may use."""
-        for view in made:
-            self._make(view)
+        with readable(snapshot.location):
+            for view in made:
+                self._make(view)
         for macro in macros():
             self._duckdb.execute(
                 f"CREATE MACRO {quoted(macro.name)}({', '.join(macro.parameters)}) AS TABLE {macro.sql}"
@@ -128,16 +162,23 @@ class AnalyticsConnection:
     def execute(self, sql: str, parameters: Parameters = None) -> duckdb.DuckDBPyConnection:
         """Run a query and return DuckDB's result: `fetchall()`, `description` …
 
-        Raises InputError for what is no query, takes too long or does not fit into the memory limit, and duckdb.Error for what
-        DuckDB refuses.
+        Raises InputError for what is no query, takes too long or does not fit into the memory limit, LakeUnreadable for a lake
+        that is damaged, and duckdb.Error for what DuckDB refuses.
         """
         statement = _query(sql)
         return self.limited(lambda: self._duckdb.execute(statement, parameters))
 
     def sql(self, query: str, parameters: Parameters = None) -> duckdb.DuckDBPyRelation:
-        """The query's relation: `to_arrow_table()`, `df()`, `show()` … run it. Raises as `execute` does."""
+        """The query's relation: `to_arrow_table()`, `df()`, `show()` … run it. Raises as `execute` does.
+
+        Here the query is only looked at: what runs it is under the time limit inside `limited` alone. `arrow` is both in one.
+        """
         statement = _query(query)
-        return self.limited(lambda: self._duckdb.sql(statement.query, params=parameters))
+        return self.limited(lambda: self._duckdb.sql(statement, params=parameters))
+
+    def arrow(self, query: str, parameters: Parameters = None) -> pa.Table:
+        """The query's whole answer, computed within the time limit. Raises as `execute` does."""
+        return self.limited(lambda: self.sql(query, parameters).to_arrow_table())
 
     def interrupt(self) -> None:
         """End the query that another thread is running: it fails."""
@@ -150,7 +191,8 @@ class AnalyticsConnection:
             timer.daemon = True
             timer.start()
         try:
-            return run()
+            with interruptible():
+                return run()
         except duckdb.OutOfMemoryException as error:
             raise InputError(
                 f"the query needs more memory than memory_limit={self._memory_limit!r}; connect with a larger one"
@@ -161,9 +203,18 @@ class AnalyticsConnection:
             raise InputError(
                 f"the query took longer than {self._time_limit:g} seconds and was ended; ask for less, or allow more time"
             ) from error
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            # What an answer in Arrow fails with is DuckDB's own message, in an error that is not DuckDB's.
+            if self.is_damage(error):
+                raise LakeUnreadable(self.location, error) from error
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def is_damage(self, error: Exception) -> bool:
+        """Whether what a query fails with is about the lake's files, and not about the query."""
+        return is_damage(error, self._files)
 
     def _make(self, view: View) -> None:
         name = quoted(view.name)
@@ -216,28 +267,82 @@ def _engine(store: str | Path | Engine | None) -> Iterator[Engine | None]:
         engine.dispose()
 
 
+@contextmanager
+def enough_memory(memory_limit: str) -> Iterator[None]:
+    """What does not even fit the views is no limit to work under."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise InputError(
+            f"memory_limit={memory_limit!r} is too little to ask anything; 64MB is enough for much"
+        ) from error
+
+
+@lru_cache(maxsize=64)
 def _query(sql: str) -> duckdb.Statement:
     """The one statement of a text, if it is a query. Raises InputError, and duckdb.Error for what cannot be parsed."""
     statements = duckdb.extract_statements(sql)
     if len(statements) != 1:
         raise InputError(f"one query is wanted here, not {len(statements)} statements")
     [statement] = statements
-    if statement.type == duckdb.StatementType.SELECT or _is_explained_query(statement):
-        return statement
-    raise InputError(
-        f"this connection only answers questions: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN; not {statement.type.name}"
-    )
+    if statement.type == duckdb.StatementType.SELECT:
+        _require_reading(statement.query)
+    elif statement.type == duckdb.StatementType.EXPLAIN:
+        # EXPLAIN ANALYZE runs what it explains.
+        _require_reading(_explained(statement))
+    elif statement.type == duckdb.StatementType.MULTI:
+        raise InputError(
+            f"{_ONLY_QUESTIONS}; a PIVOT that has to find its columns is several statements: name them, as in "
+            "PIVOT … ON x IN ('a', 'b') USING …"
+        )
+    else:
+        raise InputError(f"{_ONLY_QUESTIONS}; not {statement.type.name}")
+    return statement
 
 
-def _is_explained_query(statement: duckdb.Statement) -> bool:
-    # EXPLAIN ANALYZE runs what it explains.
-    if statement.type != duckdb.StatementType.EXPLAIN:
-        return False
-    found = _EXPLAIN.fullmatch(statement.query)
-    if found is None:
-        return False
+def _require_reading(query: str) -> None:
+    """Raise InputError for a query that does more than read."""
+    with worker() as duck:
+        [(told,)] = duck.execute("SELECT json_serialize_sql($1::VARCHAR)", [query]).fetchall()
+        functions = {name for (name,) in duck.execute(_FUNCTIONS).fetchall()}
     try:
-        explained = duckdb.extract_statements(found["rest"])
+        tree = orjson.loads(told)
+    except orjson.JSONDecodeError:  # nested more deeply than is read
+        raise InputError("the query is nested too deeply to see that it only asks; put it in a simpler way") from None
+    if tree["error"]:
+        raise InputError(f"{_ONLY_QUESTIONS}: {tree['error_message']}")
+    for each in _objects(tree):
+        kind = each.get("type")
+        if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _READING_NODES:
+            word = kind.removesuffix("_NODE").removesuffix("_QUERY")
+            raise InputError(f"{_ONLY_QUESTIONS}; not {word} in a WITH")
+        if kind == "TABLE_FUNCTION":
+            name = str(each["function"]["function_name"]).lower()
+            if name in functions - _TABLE_FUNCTIONS and not name.startswith(_TABLE_FUNCTION_FAMILIES):
+                raise InputError(f"{_ONLY_QUESTIONS}; {name}(…) as a table may do more")
+
+
+def _explained(statement: duckdb.Statement) -> str:
+    """What an EXPLAIN explains. Raises InputError for what is no query."""
+    found = _EXPLAIN.fullmatch(statement.query)
+    try:
+        explained = duckdb.extract_statements(found["rest"]) if found is not None else []
     except duckdb.Error:  # the pattern does not know all that may stand before it, as comments
-        return False
-    return [each.type for each in explained] == [duckdb.StatementType.SELECT]
+        explained = []
+    if [each.type for each in explained] != [duckdb.StatementType.SELECT]:
+        raise InputError(f"{_ONLY_QUESTIONS}; what EXPLAIN explains is to be one of these, right behind it")
+    return str(explained[0].query)
+
+
+def _objects(tree: object) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON document. Not by recursion: a query may be nested deeply."""
+    waiting = [tree]
+    while waiting:
+        match waiting.pop():
+            case dict() as found:
+                yield found
+                waiting += found.values()
+            case list() as several:
+                waiting += several
+            case _:
+                pass

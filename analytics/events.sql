@@ -13,6 +13,7 @@
 -- column: recorded_at       timestamp  when the log took it in
 -- column: sequence          bigint     Wix's sequence number for the entity; null on routes without one
 -- column: order_id          text       the order that used the coupon
+-- column: has_order         boolean    whether it tells which order used the coupon: no text has to be read to know
 -- column: app_id            text       the app that the order was made in
 -- column: recognised        boolean    whether the family is one that Wix documents for coupons
 -- column: restored          boolean    whether it brings back what had been deleted
@@ -49,7 +50,12 @@
 -- column: account_site_id   text       that account's site in Wix's accountInfo, which site_id need not be
 -- column: coupon_key        bigint     a number for site_id and coupon_id, to join and group by: much faster than texts
 -- column: event_key         bigint     a number for site_id and event_id, likewise
+-- column: oddities          bigint     what it shows by itself that is odd, added up (see below); 0: nothing
 -- column: payload           text       the event as the log keeps it, canonical JSON: holds personal data
+--
+-- Oddities have the codes of the report `findings`: 1 late, 2 used_before_start, 4 used_after_expiration, 8 used_while_inactive,
+-- 16 coupon_id_differs_from_entity_id, 32 scope_and_minimum_subtotal, 64 free_shipping_with_scope,
+-- 128 bookings_not_limited_to_one_item, 256 code_too_long, 512 name_too_long, 1024 unknown_discount.
 SELECT
     position,
     doc.event_id                        AS event_id,
@@ -65,6 +71,7 @@ SELECT
     make_timestamptz(recorded_at)       AS recorded_at,
     doc.sequence                        AS sequence,
     doc.order_id                        AS order_id,
+    doc.order_id IS NOT NULL            AS has_order,
     doc.app_id                          AS app_id,
     doc.recognised                      AS recognised,
     doc.restored                        AS restored,
@@ -105,6 +112,24 @@ SELECT
         AS BIGINT
     ) END                               AS coupon_key,
     CAST(md5_number(concat_ws(chr(31), doc.site_id, doc.event_id)) & 9223372036854775807::UHUGEINT AS BIGINT) AS event_key,
+    CAST(
+        CASE WHEN doc.source <> 'snapshot' AND recorded_at - event_time > 3600000000 THEN 1 ELSE 0 END
+        + CASE WHEN doc.type = 'coupon.applied' THEN
+            CASE WHEN make_timestamptz(event_time) < doc.coupon.start_time THEN 2 ELSE 0 END
+            + CASE WHEN make_timestamptz(event_time) >= doc.coupon.expiration_time THEN 4 ELSE 0 END
+            + CASE WHEN NOT doc.coupon.active THEN 8 ELSE 0 END
+        ELSE 0 END
+        + CASE WHEN doc.type LIKE 'coupon.%' AND coalesce(doc.coupon_id, doc.entity_id) <> doc.entity_id THEN 16 ELSE 0 END
+        + CASE WHEN doc.coupon_id IS NOT NULL OR doc.type LIKE 'coupon.%' THEN
+            CASE WHEN doc.coupon.scope IS NOT NULL AND doc.coupon.minimum_subtotal IS NOT NULL THEN 32 ELSE 0 END
+            + CASE WHEN doc.coupon.scope IS NOT NULL AND doc.coupon.discount.type = 'FREE_SHIPPING' THEN 64 ELSE 0 END
+            + CASE WHEN doc.coupon.scope.namespace = 'bookings' AND NOT doc.coupon.limited_to_one_item THEN 128 ELSE 0 END
+            + CASE WHEN length(doc.coupon.code) > 20 THEN 256 ELSE 0 END
+            + CASE WHEN length(doc.coupon.name) > 80 THEN 512 ELSE 0 END
+            + CASE WHEN doc.coupon.discount.type = 'UNKNOWN' THEN 1024 ELSE 0 END
+        ELSE 0 END
+        AS BIGINT
+    )                                   AS oddities,
     payload
 FROM (
     SELECT

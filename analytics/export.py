@@ -45,12 +45,14 @@ from sqlalchemy import Engine
 
 from analytics.catalogue import Parameter
 from analytics.columns import EVENTS, FACTS, TableColumn
+from analytics.connect import enough_memory
 from analytics.files import new_file
-from analytics.lake import Lake, LakeProgress, Snapshot, default_lake
+from analytics.lake import Lake, LakeProgress, LakeUnreadable, Snapshot, default_lake
+from analytics.lake.damage import is_damage, readable
 from analytics.lines import csv_header, csv_line, event_line, json_line, written_bytes
 from analytics.views import CHANGES, View, views
 from eventstore.ahead import ahead
-from eventstore.errors import InputError, NotFound
+from eventstore.errors import EventStoreError, InputError, NotFound
 from eventstore.event import Event
 from eventstore.log import schema
 from eventstore.log.engine import make_engine
@@ -252,7 +254,7 @@ class _Rows:
                 f"SELECT count(*) FROM {self._from([])}", self._values or None
             ).fetchall()
         except duckdb.Error as error:
-            raise _failed(self.view.name, error) from error
+            raise self._failed(error) from error
         return int(count)
 
     def batches(self, columns: str) -> Iterator[pa.RecordBatch]:
@@ -269,7 +271,11 @@ class _Rows:
     def schema(self) -> pa.Schema:
         """The types of the columns in Arrow."""
         columns = ", ".join(_typed(each) for each in self.view.columns)
-        return self._connection.sql(f"SELECT {columns} FROM {quoted(self.view.name)} LIMIT 0").to_arrow_table().schema
+        sql = f"SELECT {columns} FROM {quoted(self.view.name)} LIMIT 0"
+        try:
+            return self._connection.sql(sql).to_arrow_table().schema
+        except duckdb.Error as error:
+            raise self._failed(error) from error
 
     def _from(self, more: Sequence[str]) -> str:
         where = " AND ".join([*self._conditions, *more])
@@ -280,7 +286,12 @@ class _Rows:
             relation = self._connection.sql(sql, params=self._values | more or None)
             yield from relation.to_arrow_reader(LINES)
         except (duckdb.Error, OSError, pa.ArrowException) as error:
-            raise _failed(self.view.name, error) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> EventStoreError:
+        if is_damage(error, self._snapshot.files):
+            return LakeUnreadable(self._snapshot.location, error)
+        return _failed(self.view.name, error)
 
     def _pieces(self) -> Iterator[tuple[int, int]]:
         """Spans of positions that together hold all there is, cut where row groups of the files end."""
@@ -298,12 +309,13 @@ class _Rows:
     def _row_groups(self) -> list[tuple[int, int]]:
         if not self._snapshot.events:
             return []
-        found = self._connection.execute(
-            "SELECT CAST(stats_min_value AS BIGINT), CAST(stats_max_value AS BIGINT) FROM parquet_metadata($files) "
-            "WHERE path_in_schema = 'position' AND stats_min_value IS NOT NULL AND stats_max_value IS NOT NULL ORDER BY ALL",
-            {"files": list(self._snapshot.events)},
-        )
-        return [(int(low), int(high)) for low, high in found.fetchall()]
+        with readable(self._snapshot.location):
+            found = self._connection.execute(
+                "SELECT CAST(stats_min_value AS BIGINT), CAST(stats_max_value AS BIGINT) FROM parquet_metadata($files) "
+                "WHERE path_in_schema = 'position' AND stats_min_value IS NOT NULL AND stats_max_value IS NOT NULL ORDER BY ALL",
+                {"files": list(self._snapshot.events)},
+            ).fetchall()
+        return [(int(low), int(high)) for low, high in found]
 
 
 def _cut(after: int, last: int) -> Iterator[tuple[int, int]]:
@@ -408,11 +420,12 @@ def _session(snapshot: Snapshot, catalogue: Catalogue, memory_limit: str) -> Ite
         except duckdb.Error as error:
             raise InputError(f"memory_limit={memory_limit!r} is not a size such as '2GB': {error}") from error
         with connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET enable_progress_bar = false")
-            connection.execute("SET parquet_metadata_cache = true")
-            for view in views(snapshot, catalogue):
-                connection.execute(f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
+            with enough_memory(memory_limit), readable(snapshot.location):
+                connection.execute("SET TimeZone = 'UTC'")
+                connection.execute("SET enable_progress_bar = false")
+                connection.execute("SET parquet_metadata_cache = true")
+                for view in views(snapshot, catalogue):
+                    connection.execute(f"CREATE VIEW {quoted(view.name)} AS {view.sql}")
             yield connection
 
 
@@ -463,6 +476,8 @@ def _format(output: str | Path | IO[bytes], given: str | None) -> str:
 
 
 def _moment(name: str, given: object) -> datetime | None:
+    if given == "":
+        raise InputError(f"{name} is empty; leave it out for no restriction")
     try:
         found = replace(_MOMENT, name=name).read(given)
     except ValueError as error:

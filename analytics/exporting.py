@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from analytics.files import new_file
 from analytics.notebook import FOLDER, Notebook, asked_of, notebook, ready
 from analytics.parts import Part, Table, plain_text
 from eventstore.config import Settings
@@ -69,13 +69,8 @@ def export(name: str, target: Path, *, settings: Settings | None = None, asked: 
         raise InputError(f"a notebook is written to a file that ends in {' or '.join(SUFFIXES)}, not to {target}")
     done = run(name, settings=settings, asked=asked)
     text = page(done) if target.suffix == ".html" else jupyter(done)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+    with new_file(target) as file:
+        file.write(text.encode())
     return done.position
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ast
 import logging
 import os
+import re
 import runpy
 import secrets
 import shutil
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
@@ -38,11 +40,14 @@ FIRST = "start_here"
 DASHBOARD = "overview"
 DASHBOARD_PORT = 8788
 """The port of the dashboard: the one after `eventstore serve`."""
+TIME_LIMIT = 60.0
+"""Seconds that a question of a notebook may take, an SQL cell's too, as of `eventstore sql`."""
 NEEDED = ("marimo", "altair", "vl_convert")
 """What the extra `notebooks` brings."""
 ASKED = ("site", "since", "until", "coupon")
 """What a notebook may be started with; each takes what it knows."""
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _QUIET = {"MARIMO_SKIP_UPDATE_CHECK": "1", "MARIMO_TRACING": "false", "MARIMO_RESTRICT_SHARING": "true"}
 
 
@@ -91,11 +96,23 @@ def require_installed() -> None:
 
 
 def asked_of(given: Mapping[str, str]) -> dict[str, str]:
-    """What a notebook is started with. Raises InputError for a name that is none of ASKED."""
+    """What a notebook is started with. Raises InputError for a name that is none of ASKED, and for what is no day."""
     for name in given:
         if name not in ASKED:
             raise InputError(f"a notebook has no parameter {name!r}; there are {', '.join(ASKED)}")
+    since, until = (_day(name, given[name]) if name in given else None for name in ("since", "until"))
+    if since is not None and until is not None and since > until:
+        raise InputError(f"since={since} is after until={until}; a span of days begins with since and ends with until")
     return dict(given)
+
+
+def _day(name: str, given: str) -> date:
+    try:
+        if _DAY.fullmatch(given):
+            return date.fromisoformat(given)
+    except ValueError:
+        pass
+    raise InputError(f"the parameter {name} takes a day, as in 2026-09-01, not {given!r}")
 
 
 def copied(name: str, folder: Path) -> tuple[Path, bool]:

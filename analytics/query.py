@@ -31,9 +31,11 @@ import pyarrow.parquet as pq
 
 from analytics.connect import AnalyticsConnection
 from analytics.files import new_file
+from analytics.lake import LakeUnreadable
+from analytics.lake.duck import interruptible
 from analytics.results import csv_text, plain
 from analytics.views import macros
-from eventstore.errors import InputError
+from eventstore.errors import EventStoreError, InputError
 
 FETCHED_ROWS = 10_000
 """Rows taken from DuckDB at a time."""
@@ -79,7 +81,8 @@ class _Allowance:
             timer.daemon = True
             timer.start()
         try:
-            return work()
+            with interruptible():
+                return work()
         except duckdb.Error as error:
             raise self._refusal(error) from error
         except (OSError, pa.ArrowException) as error:
@@ -90,7 +93,7 @@ class _Allowance:
                 timer.cancel()
                 self.left -= time.monotonic() - begun
 
-    def _refusal(self, error: Exception) -> InputError:
+    def _refusal(self, error: Exception) -> EventStoreError:
         if self.up:
             return InputError(
                 f"the query took longer than {self.limit:g} seconds and was ended; ask for less, or allow more time "
@@ -100,6 +103,8 @@ class _Allowance:
             return InputError(
                 "the query needs more memory than it may take; ask for less, or allow more (memory_limit, --memory-limit)"
             )
+        if self.connection.is_damage(error):
+            return LakeUnreadable(self.connection.location, error)
         return InputError(said(error, (*self.connection.tables, *(each.name for each in macros()))))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -21,6 +22,12 @@ NOTHING = "–"
 """What people are shown for a value that is not there."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 """What makes a spreadsheet take a text for a formula (OWASP, CSV injection)."""
+LIMIT = "limit"
+"""The parameter that says how many rows there are to be at most."""
+_LIMITED_APART = {"findings": "code"}
+"""Reports that take so many of each, and the column by which they are told apart."""
+_LIMITED_TOGETHER = {"code-reuse": ("site_id", "code")}
+"""Reports that take so many of what has several rows, and the columns that say what that is, in any case."""
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters and changes of direction, with which a coupon's name could rewrite a terminal's screen."""
 
@@ -38,6 +45,21 @@ class ReportResult:
     position: int
     columns: tuple[ReportColumn, ...]
     rows: tuple[tuple[Any, ...], ...]
+
+    @property
+    def cut(self) -> bool:
+        """Whether there may be more rows than these: as many were found as the parameter `limit` allows."""
+        limit = self.parameters.get(LIMIT)
+        if not isinstance(limit, int):
+            return False
+        names = [column.name for column in self.columns]
+        if self.name in _LIMITED_APART:
+            place = names.index(_LIMITED_APART[self.name])
+            return any(count >= limit for count in Counter(row[place] for row in self.rows).values())
+        if self.name in _LIMITED_TOGETHER:
+            places = [names.index(each) for each in _LIMITED_TOGETHER[self.name]]
+            return len({tuple(str(row[place]).lower() for place in places) for row in self.rows}) >= limit
+        return len(self.rows) >= limit
 
     def to_json(self) -> bytes:
         """A list of one object a row. Times are ISO 8601 with a Z, days as 2026-09-01, amounts are numbers with every digit."""

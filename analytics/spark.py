@@ -41,7 +41,7 @@ from analytics.columns import (
     fact_columns,
     projection_columns,
 )
-from analytics.lake import Lake, LakeProgress, Snapshot, default_lake
+from analytics.lake import Lake, LakeProgress, Snapshot, default_lake, in_lake
 from analytics.lake.levels import LevelFiles
 from analytics.results import ReportResult
 from analytics.views import CHANGES, changes_sql
@@ -154,7 +154,7 @@ class SparkConnection:
         if snapshot.events_end > snapshot.position:
             events = events.where(events["position"] <= snapshot.position)
         frames = {EVENTS: events, FACTS: events.select([each.name for each in fact_columns()])}
-        for model in catalogue:
+        for model in in_lake(catalogue):
             frames[model.name] = self._rows(snapshot.projections.get(model.name, ()), projection_columns(model))
         frames[DELIVERIES] = self._read(snapshot.deliveries, DELIVERY_COLUMNS)
         for name, frame in frames.items():

@@ -1,7 +1,7 @@
 """What a notebook's SQL cells ask: an analytics connection in the shape of an ADBC one, which marimo knows.
 
 Through it a cell's answer is an Arrow table, so that no dataframe library is needed, and the tables and columns show in
-marimo's panel of data sources. It runs what `AnalyticsConnection.sql` runs, and can do no more.
+marimo's panel of data sources. It runs what `AnalyticsConnection.arrow` runs, within its limits, and can do no more.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class SqlCells:
 
     def adbc_get_table_schema(self, table_name: str, *, db_schema_filter: str | None = None) -> list[pa.Field]:  # noqa: ARG002
         """A table's columns."""
-        query = self._connection.sql(f'SELECT * FROM "{table_name.replace(chr(34), chr(34) * 2)}" LIMIT 0')
-        return list(query.to_arrow_table().schema)
+        query = f'SELECT * FROM "{table_name.replace(chr(34), chr(34) * 2)}" LIMIT 0'
+        return list(self._connection.arrow(query).schema)
 
     def _described(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._connection.sql(_DESCRIBED).to_arrow_table().to_pylist()
+        found: list[dict[str, Any]] = self._connection.arrow(_DESCRIBED).to_pylist()
         return found
 
 
@@ -79,8 +79,8 @@ class _Cursor:
         return [(name, None, None, None, None, None, None) for name in self._answer.column_names]
 
     def execute(self, query: str, parameters: Sequence[object] = ()) -> _Cursor:
-        """Run a query. Raises as `AnalyticsConnection.sql` does."""
-        self._answer = self._connection.sql(query, list(parameters) or None).to_arrow_table()
+        """Run a query. Raises as `AnalyticsConnection.arrow` does."""
+        self._answer = self._connection.arrow(query, list(parameters) or None)
         return self
 
     def fetch_arrow_table(self) -> pa.Table:

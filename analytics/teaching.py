@@ -13,9 +13,12 @@ from eventstore.errors import NotFound
 from eventstore.projections.catalogue import Catalogue, projections
 
 _MACROS = {
-    "register": "The coupons as they were true at true_at, of what the log had recorded by known_by; null: whenever.",
-    "coupons_as_of": "The coupons as they were true at a time, by when the events happened.",
-    "known_at": "The coupons as they were known at a time, by when the log recorded the events.",
+    "register": "The coupons as they were true at true_at, of what the log had recorded by known_by; null: whenever. "
+    "Here too a date without a time is its midnight UTC.",
+    "coupons_as_of": "The coupons as they were true at a time, by when the events happened. A date without a time is its "
+    "midnight UTC: its beginning, where the report register means its end.",
+    "known_at": "The coupons as they were known at a time, by when the log recorded the events. A date without a time is its "
+    "midnight UTC.",
 }
 
 

@@ -8,17 +8,37 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from analytics.lake.copies import brought_here
+from analytics.lake.damage import LakeUnreadable
 from analytics.lake.place import is_remote
 from eventstore.errors import StoreUnavailable
 
 ROW_GROUP_ROWS = 122_880
 """Rows of a row group: DuckDB reads one with one thread, and skips it by its statistics."""
-WRITER = WriterProperties(compression="ZSTD", compression_level=1, max_row_group_size=ROW_GROUP_ROWS)
-"""Payloads take a third of what Snappy makes of them, and typed columns are read as fast."""
+UNLIKE = ("event_id", "order_id", "event_key", "_key", "payload")
+"""Columns with another value in every row: a dictionary of them is larger than they are, and twice as slow to read."""
+NEAR = ("position", "event_time", "redeemed_at")
+"""Columns with numbers that are near to the one before: as differences they are read three to five times as fast."""
+WRITER = WriterProperties(
+    compression="ZSTD",
+    compression_level=1,
+    max_row_group_size=ROW_GROUP_ROWS,
+    column_properties={
+        **dict.fromkeys(UNLIKE, ColumnProperties(dictionary_enabled=False)),
+        **dict.fromkeys(NEAR, ColumnProperties(dictionary_enabled=False, encoding="DELTA_BINARY_PACKED")),
+    },
+)
+"""By ZSTD payloads take a third of what Snappy makes of them, and typed columns are read as fast."""
 FILE_BYTES = 256 * 1024 * 1024
 """About the size of a file: some two million events."""
 
@@ -51,7 +71,13 @@ class LakeTable:
         except TableNotFoundError:
             self.delta = None
         except (DeltaError, OSError) as error:
-            raise StoreUnavailable(f"the lake's table {self.uri} cannot be read: {_said(error)}") from error
+            if is_remote(self.uri):
+                raise StoreUnavailable(
+                    f"the lake's table {self.uri} cannot be read: {_said(error)}; look at the address, and at what "
+                    "the environment says of the object store (its credentials, region and endpoint)"
+                ) from error
+            location, _, name = self.uri.rpartition("/")
+            raise LakeUnreadable(location, error, table=name) from error
         return self
 
     @property
@@ -212,7 +238,8 @@ class LakeTable:
 
 
 def _said(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The error in one line: the reason often stands in the last of several."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @dataclass

@@ -15,14 +15,16 @@ import duckdb
 from sqlalchemy import Engine, column, select, table
 
 from analytics.columns import DELIVERIES, DELIVERY_COLUMNS, EVENTS
-from analytics.lake import copies, log, snapshot, state
+from analytics.lake import copies, log, snapshot, state, verify
+from analytics.lake.damage import LakeUnreadable, is_damage, readable
 from analytics.lake.delta import LakeTable, Outrun, stream
 from analytics.lake.duck import worker
 from analytics.lake.levels import parquet
-from analytics.lake.place import is_remote, require_plain_name, turn
+from analytics.lake.models import in_lake
+from analytics.lake.place import address, is_remote, require_plain_name, turn
 from analytics.lake.snapshot import Snapshot
+from analytics.lake.verify import Broken, Compared, Segment
 from eventstore.errors import ProjectionError, StoreUnavailable
-from eventstore.log import arrow
 from eventstore.log.engine import is_sqlite
 from eventstore.log.reader import head
 from eventstore.log.schema import head_size
@@ -69,17 +71,6 @@ class LakeStatus:
     bytes: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Positions `first` to `last`, and whether the lake's events there are the log's: as many, with the same content."""
-
-    first: int
-    last: int
-    in_log: int
-    in_lake: int
-    same: bool
-
-
 class Lake:
     """A store's lake at `location`: a folder, or an object store's address with its `options` (else from the environment)."""
 
@@ -92,10 +83,9 @@ class Lake:
         memory_limit: str = MEMORY_LIMIT,
     ) -> None:
         self.location = str(location)
-        self.catalogue = catalogue or projections()
-        base = self.location.rstrip("/")
-        if not is_remote(base):
-            base = str(Path(base.removeprefix("file://")).absolute())
+        self._store_s = catalogue or projections()
+        self.catalogue = in_lake(self._store_s)
+        base = address(self.location)
         require_plain_name(base)
         self._base = base
         given = dict(options or {})
@@ -119,11 +109,10 @@ class Lake:
                 except Outrun:
                     # Nobody is kept out of an object store.
                     time.sleep(random.uniform(0, REST_SECONDS * attempt))  # noqa: S311 - nothing secret
-                except duckdb.IOException as error:
-                    raise StoreUnavailable(
-                        f"the lake {self.location} cannot be read: {str(error).splitlines()[0]}; if files of it are lost, "
-                        "remove it, it is made anew"
-                    ) from error
+                except duckdb.Error as error:
+                    if is_damage(error):
+                        raise LakeUnreadable(self.location, error) from error
+                    raise
         raise StoreUnavailable(f"others write to the lake {self.location} all the time; ask again")
 
     def _catch_up(self, engine: Engine, on_progress: Callable[[LakeProgress], None] | None) -> int:
@@ -158,26 +147,22 @@ class Lake:
         )
 
     def verify(self, engine: Engine) -> Iterator[Segment]:
-        """Compare the lake's events with the store's log, segment after segment: number, positions, a checksum of the content."""
+        """Compare the lake's events with the store's log, segment after segment: number, positions, a checksum of every column
+        as the log's events make it."""
         self._open()
-        files = list(self._events.files())
-        with worker() as connection:
-            end = max(head(engine), self._events.position)
-            for after in range(0, end, SEGMENT_EVENTS):
-                last = min(after + SEGMENT_EVENTS, end)
-                in_lake = (0, None, None, None)
-                if files:
-                    [in_lake] = connection.execute(
-                        f"SELECT {_CHECKED} FROM (SELECT position, epoch_us(event_time) AS event_time, "
-                        "epoch_us(recorded_at) AS recorded_at, payload FROM read_parquet(?)) "
-                        "WHERE position > ? AND position <= ?",
-                        [files, after, last],
-                    ).fetchall()
-                with arrow.event_batches(engine, after=after, until=last) as batches:
-                    connection.register("rows", batches)
-                    [in_log] = connection.execute(f"SELECT {_CHECKED} FROM rows").fetchall()
-                    connection.unregister("rows")
-                yield Segment(after + 1, last, in_log[0], in_lake[0], in_log == in_lake)
+        end = max(head(engine), self._events.position)
+        for after in range(0, end, SEGMENT_EVENTS):
+            yield verify.segment(self._events, engine, after, min(after + SEGMENT_EVENTS, end))
+
+    def broken_files(self, *, whole: bool = False) -> Iterator[Broken]:
+        """The files of each table's latest version that are gone or damaged; `whole`: the events' are read to their end too."""
+        self._open()
+        return verify.broken(self._tables(), self.catalogue, whole=whole)
+
+    def compare_projections(self, engine: Engine) -> Iterator[Compared]:
+        """The store's own tables of its projections beside the lake's, where both are at one position."""
+        self._open()
+        return verify.compared(self._projections, self._store_s, engine)
 
     def compact(self, *, keep: timedelta = KEEP) -> dict[str, int]:
         """Join what is in many files or levels, and delete files that no version has used for so long; how many, by table."""
@@ -215,11 +200,11 @@ class Lake:
         behind = min(self._projections.values(), key=lambda each: each.position)
         told = _told(on_progress, "projections", until, behind)
         try:
-            self._state().catch_up(until, _excluded(engine, self.catalogue, until), told)
+            self._state().catch_up(until, _excluded(engine, self._store_s, until), told)
         except ProjectionError:
             # The live runner finds whose fault it is and parks it, and may not have come so far yet.
-            _project(engine, self.catalogue)
-            self._state().catch_up(until, _excluded(engine, self.catalogue, until), told)
+            _project(engine, self._store_s)
+            self._state().catch_up(until, _excluded(engine, self._store_s, until), told)
 
     def _put_deliveries(self, found: list[tuple[object, ...]], position: int) -> None:
         """Write the counts anew if they differ, a few rows a day; they are those of the moment of `position` in either case."""
@@ -229,7 +214,12 @@ class Lake:
         names = ", ".join(each.name for each in DELIVERY_COLUMNS)
         with worker() as duck, suppress(Outrun):
             if table.delta is not None:
-                here = duck.execute(f"SELECT {names} FROM {parquet(table.files())}").fetchall() if table.files() else []
+                with readable(self.location):
+                    here = (
+                        duck.execute(f"SELECT {names} FROM {parquet(table.files())}").fetchall()
+                        if table.files()
+                        else []
+                    )
                 if sorted((str(day), *rest) for day, *rest in here) == found:
                     if table.position != position:
                         table.mark(position)
@@ -266,12 +256,6 @@ def _excluded(engine: Engine, catalogue: Catalogue, until: int) -> dict[str, fro
     roots = [model.name for model in catalogue if model.source == FACTS]
     with engine.connect() as connection:
         return excluded_positions(connection, roots, until)
-
-
-_CHECKED = (
-    "count(*), min(position), max(position), "
-    "bit_xor(md5_number(concat_ws(chr(31), position, event_time, recorded_at, payload)))"
-)
 
 
 def _told(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from analytics.columns import CLOSER_TYPES, KEYS, added_keys, key_sql
+from analytics.lake.damage import readable
 from analytics.lake.delta import LakeTable, stream
 from eventstore.log.arrow import rows_to_batch
 from eventstore.projections.catalogue import Projection, ProjectionColumn
@@ -58,7 +59,8 @@ class Levels:
             among = "WHERE _key IN (SELECT _key FROM wanted)"
         shown = ", ".join(f"{_stored(self.model, each)} AS {quoted(each.name)}" for each in self.model.columns)
         rows = f"SELECT * FROM ({visible(files)}) {among}"
-        return connection.execute(f"SELECT {shown} FROM ({rows}) SEMI JOIN wanted USING ({using})").fetchall()
+        with readable(self.table.uri.rpartition("/")[0]):
+            return connection.execute(f"SELECT {shown} FROM ({rows}) SEMI JOIN wanted USING ({using})").fetchall()
 
     def put(self, position: int, numbers: Mapping[str, int]) -> None:
         """Write what the session has merged: the rows of `<name>__merged`, and that those of `<name>__before` which are no more
@@ -145,7 +147,7 @@ class Levels:
     def _typed(self, relation: str) -> str:
         """The query that gives a relation's merged rows as the lake keeps them."""
         shown = [f"{_kept(self.model, each)} AS {quoted(each.name)}" for each in self.model.columns]
-        shown += [f"{key_sql(KEYS[name][0])} AS {quoted(name)}" for name in added_keys(self.model)]
+        shown += [f"{key_sql(KEYS[each.name][0])} AS {quoted(each.name)}" for each in added_keys(self.model)]
         return f"SELECT {', '.join(shown)}, {key_hash(self.model)} AS _key, false AS _gone FROM {relation}"
 
     def _batches(self, sql: str) -> Iterator[pa.RecordBatch]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from sqlalchemy import Engine, select
 
 from analytics.columns import event_columns, events_sql, layout
+from analytics.lake.damage import readable
 from analytics.lake.delta import LakeTable, Outrun, stream
 from analytics.lake.duck import worker
 from eventstore.ahead import ahead
@@ -44,7 +45,7 @@ def catch_up(table: LakeTable, engine: Engine, until: int, *, on_progress: Calla
     with worker() as connection:
         while (after := table.position) < until:
             last = min(after + COMMIT_EVENTS, until)
-            batches = _batches(connection, engine, after, last, on_progress)
+            batches = typed_batches(connection, engine, after, last, on_progress)
             with closing(batches):
                 try:
                     if table.delta is not None and after == 0:  # of another layout
@@ -67,7 +68,7 @@ def require_same_log(table: LakeTable, engine: Engine) -> None:
         found = connection.execute(
             select(row.event_id, row.recorded_at).where(row.position == table.position)
         ).one_or_none()
-    with worker() as connection:
+    with readable(table.uri.rpartition("/")[0]), worker() as connection:
         here = connection.execute(
             "SELECT event_id, recorded_at FROM read_parquet(?) WHERE position = ?",
             [_files_from(table, table.position), table.position],
@@ -94,13 +95,14 @@ _ARROW = {
 }
 
 
-def _batches(
+def typed_batches(
     connection: duckdb.DuckDBPyConnection,
     engine: Engine,
     after: int,
     until: int,
-    on_progress: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Generator[pa.RecordBatch, None, None]:
+    """The rows of the table for the events above `after`, up to `until`. To be closed if it is not read to its end."""
     with closing(ahead(_pieces(engine, after, until))) as pieces:
         for piece in pieces:
             yield from _typed(connection, engine, piece)
@@ -164,7 +166,7 @@ def _join_small_files(table: LakeTable) -> None:
     if len(last) < SMALL_FILES:
         return
     first = last[0]["min.position"]
-    with worker() as connection:
+    with readable(table.uri.rpartition("/")[0]), worker() as connection:
         rows = connection.sql(
             "SELECT * FROM read_parquet(?) WHERE position >= ? ORDER BY position",
             params=[_files_from(table, first), first],

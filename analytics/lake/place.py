@@ -61,6 +61,18 @@ def folder(location: str) -> Path:
     return Path(location.removeprefix("file://"))
 
 
+def address(location: str) -> str:
+    """Where a lake lies, in full: `~` is the user's folder. Raises InputError for no place, or a store without its bucket."""
+    plain = location.strip().rstrip("/")
+    if is_remote(location):
+        if plain.endswith(":") or not plain.partition("://")[2]:
+            raise InputError(f"the lake {location} names no bucket; write it as in s3://bucket/lake")
+        return plain
+    if not location.strip():
+        raise InputError("the lake is named by an empty text; name a folder or an object store's address")
+    return str(Path(location.rstrip("/").removeprefix("file://") or "/").expanduser().absolute())
+
+
 def require_plain_name(location: str) -> None:
     """Raise InputError for a folder whose name Delta's and DuckDB's readers would take for something else than a name."""
     found = _NO_NAME.search(folder(location).as_posix())

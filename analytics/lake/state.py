@@ -16,15 +16,16 @@ import duckdb
 import pyarrow as pa
 
 from analytics.columns import layout, projection_columns
+from analytics.lake.damage import is_damage, readable
 from analytics.lake.delta import LakeTable
 from analytics.lake.duck import worker
 from analytics.lake.levels import Levels
 from analytics.lake.log import PIECE_EVENTS
+from analytics.lake.models import NAMES, ROWS, LakeSession
 from eventstore.errors import ProjectionError
 from eventstore.log.arrow import without_positions
 from eventstore.projections.catalogue import FACTS, Catalogue, Projection
 from eventstore.projections.dead_letters import reason_of
-from eventstore.projections.duck import ModelSession
 from eventstore.projections.merging import merge
 from eventstore.projections.step import is_about_data
 
@@ -110,9 +111,14 @@ class State:
             levels.put_all(session.merge_in_parts(model), position, self._numbers(model, _up_to(excluded, position)))
 
     def _make_anew(
-        self, session: ModelSession, until: int, excluded: Excluded, on_progress: Callable[[int], None] | None
+        self, session: LakeSession, until: int, excluded: Excluded, on_progress: Callable[[int], None] | None
     ) -> None:
-        session.lift_all(self._pieces(0, until, on_progress), excluded)
+        def pieces() -> Iterator[pa.Table]:
+            for piece in self._pieces(0, until, on_progress):
+                session.show_events(piece)
+                yield piece
+
+        session.lift_all(pieces(), self._left_out_of_facts(excluded))
         for model in session.models:
             following = [each for each in session.models if each.source == model.name]
 
@@ -127,7 +133,7 @@ class State:
 
     def _follow(
         self,
-        session: ModelSession,
+        session: LakeSession,
         start: int,
         until: int,
         excluded: Excluded,
@@ -138,11 +144,17 @@ class State:
         def stored(model: Projection, key: Sequence[str], keys: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
             return levels[model.name].find(key, keys)
 
+        left_out = self._left_out_of_facts(excluded)
         for after in range(start, until, STEP_EVENTS):
             last = min(after + STEP_EVENTS, until)
             [facts] = self._pieces(after, last, None, step=STEP_EVENTS)
+            session.show_events(facts)
+            loaded: frozenset[int] | None = None
             for root in [model for model in session.models if model.source == FACTS]:
-                session.load_facts(without_positions(facts, excluded.get(root.name, frozenset())))
+                without = left_out.get(root.name, frozenset())
+                if without != loaded:
+                    session.load_facts(without_positions(facts, without))
+                    loaded = without
                 group = [each for each in session.models if self._catalogue.root(each) == root.name]
                 for model in group:
                     merge(session, stored, model)
@@ -153,10 +165,16 @@ class State:
             if on_progress is not None:
                 on_progress(last)
 
+    def _left_out_of_facts(self, excluded: Excluded) -> Excluded:
+        """By root, what is left out of the facts. The lake's own models read none, but what nobody can read must not be among
+        them then either."""
+        anyone = next(iter(excluded.values()), frozenset())
+        return {**excluded, **dict.fromkeys(NAMES, anyone)}
+
     @contextmanager
-    def _session(self, models: Sequence[Projection]) -> Iterator[ModelSession]:
+    def _session(self, models: Sequence[Projection]) -> Iterator[LakeSession]:
         with tempfile.TemporaryDirectory(prefix="eventstore-lake-") as scratch:
-            session = ModelSession(models, memory_limit=self._memory, temp_directory=scratch)
+            session = LakeSession(models, memory_limit=self._memory, temp_directory=scratch)
             try:
                 yield session
             finally:
@@ -169,11 +187,12 @@ class State:
         with worker() as connection:
             for start in range(after, until, step):
                 last = min(start + step, until)
-                yield connection.sql(
-                    """SELECT position, epoch_us(event_time) AS event_time, epoch_us(recorded_at) AS recorded_at, payload
-                    FROM read_parquet(?) WHERE position > ? AND position <= ? ORDER BY position""",
-                    params=[list(self._events.files()), start, last],
-                ).to_arrow_table()
+                with readable(self._events.uri.rpartition("/")[0]):
+                    piece = connection.sql(
+                        f"SELECT {ROWS} FROM read_parquet(?) WHERE position > ? AND position <= ? ORDER BY position",
+                        params=[list(self._events.files()), start, last],
+                    ).to_arrow_table()
+                yield piece
                 if on_progress is not None:
                     on_progress(last)
 
@@ -199,7 +218,7 @@ def _as_projection_error(models: Sequence[Projection], start: int, until: int) -
     try:
         yield
     except duckdb.Error as error:
-        if not is_about_data(error):
+        if is_damage(error) or not is_about_data(error):
             raise
         names = ", ".join(each.name for each in models)
         raise ProjectionError(

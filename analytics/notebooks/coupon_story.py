@@ -3,7 +3,7 @@
 # theme = "system"
 # ///
 # mypy: ignore-errors
-# ruff: noqa: B018
+# ruff: noqa: B018, N803
 """One coupon's story.
 
 One coupon's life, chosen by its code or its id: what it is now, every event on a line of time, its uses as they add up beside
@@ -23,10 +23,10 @@ def _():
 
     import analytics
     from analytics import charts, parts
-    from analytics.notebook import sql
+    from analytics.notebook import TIME_LIMIT, sql
     from eventstore.config import load_settings
 
-    return analytics, charts, load_settings, mo, parts, pc, sql
+    return TIME_LIMIT, analytics, charts, load_settings, mo, parts, pc, sql
 
 
 @app.cell(hide_code=True)
@@ -38,15 +38,15 @@ def _(load_settings, mo):
 
 
 @app.cell(hide_code=True)
-def _(analytics, settings):
-    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections)
+def _(TIME_LIMIT, analytics, settings):
+    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections, time_limit=TIME_LIMIT)
     return (db,)
 
 
 @app.cell(hide_code=True)
 def _(db):
     # The most used coupon, to begin with.
-    _first = db.sql(
+    _first = db.arrow(
         """
         SELECT coalesce(coupons.code, coupons.coupon_id) AS coupon
         FROM coupons
@@ -55,7 +55,7 @@ def _(db):
         ORDER BY coalesce(coupon_usage.times_used, 0) DESC, coupons.last_event_time DESC, coupons.coupon_id
         LIMIT 1
         """
-    ).to_arrow_table()
+    )
     most_used = _first["coupon"][0].as_py() if _first.num_rows else ""
     return (most_used,)
 
@@ -70,11 +70,7 @@ def _(asked, mo, most_used):
 
 @app.cell(hide_code=True)
 def _(asked, db, sql, wanted):
-    matches = (
-        db.sql(sql("coupon_matches"), {"asked": wanted.value.strip(), "site": asked.get("site")})
-        .to_arrow_table()
-        .to_pylist()
-    )
+    matches = db.arrow(sql("coupon_matches"), {"asked": wanted.value.strip(), "site": asked.get("site")}).to_pylist()
     return (matches,)
 
 
@@ -100,8 +96,8 @@ def _(matches, parts, wanted, which):
 def _(db, matches, sql, which):
     coupon = matches[which.value] if which.value is not None else None
     _key = {"site": coupon["site_id"], "coupon": coupon["coupon_id"]} if coupon else {"site": "", "coupon": ""}
-    events = db.sql(sql("coupon_events"), _key).to_arrow_table()
-    uses = db.sql(sql("coupon_uses"), _key).to_arrow_table()
+    events = db.arrow(sql("coupon_events"), _key)
+    uses = db.arrow(sql("coupon_uses"), _key)
     return coupon, events, uses
 
 

@@ -24,10 +24,11 @@ def _():
 
     import analytics
     from analytics import charts, parts
-    from analytics.notebook import sql
+    from analytics.notebook import TIME_LIMIT, sql
     from eventstore.config import load_settings
 
     return (
+        TIME_LIMIT,
         UTC,
         analytics,
         charts,
@@ -57,11 +58,11 @@ def _(mo):
 
 
 @app.cell(hide_code=True)
-def _(analytics, refresh, settings, sql):
+def _(TIME_LIMIT, analytics, refresh, settings, sql):
     # Whenever `refresh` says so, the store is asked anew.
     refresh.value
-    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections)
-    sites = db.sql(sql("span")).to_arrow_table().to_pylist()
+    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections, time_limit=TIME_LIMIT)
+    sites = db.arrow(sql("span")).to_pylist()
     return db, sites
 
 
@@ -122,8 +123,8 @@ def _(UTC, charts, datetime, days, time, timedelta):
 def _(analytics, db, since, site, sql, timedelta, until):
     _values = {"site": site.value, "since": since, "until": until}
     _earlier = max(since - (until - since), since.min.replace(tzinfo=since.tzinfo) + timedelta(days=1))
-    totals = db.sql(sql("totals"), {**_values, "before": _earlier}).to_arrow_table().to_pylist()[0]
-    by_day = db.sql(sql("uses_by_day"), _values).to_arrow_table()
+    totals = db.arrow(sql("totals"), {**_values, "before": _earlier}).to_pylist()[0]
+    by_day = db.arrow(sql("uses_by_day"), _values)
     per_coupon = analytics.run_report(db, "usage-per-coupon", **_values)
     per_type = analytics.run_report(db, "usage-per-discount-type", **_values)
     arrived = analytics.run_report(db, "delivery-log", site=site.value, since=since, until=None)

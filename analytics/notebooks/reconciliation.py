@@ -3,7 +3,7 @@
 # theme = "system"
 # ///
 # mypy: ignore-errors
-# ruff: noqa: B018
+# ruff: noqa: B018, N803
 """Reconciliation.
 
 Our count of each coupon's uses against Wix's `numberOfUsages`: where they differ, by how much, and what usually causes it.
@@ -22,9 +22,10 @@ def _():
 
     import analytics
     from analytics import charts, parts
+    from analytics.notebook import TIME_LIMIT
     from eventstore.config import load_settings
 
-    return analytics, charts, load_settings, mo, pa, parts
+    return TIME_LIMIT, analytics, charts, load_settings, mo, pa, parts
 
 
 @app.cell(hide_code=True)
@@ -36,14 +37,14 @@ def _(load_settings, mo):
 
 
 @app.cell(hide_code=True)
-def _(analytics, settings):
-    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections)
+def _(TIME_LIMIT, analytics, settings):
+    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections, time_limit=TIME_LIMIT)
     return (db,)
 
 
 @app.cell(hide_code=True)
 def _(asked, db, mo):
-    _sites = db.sql("SELECT DISTINCT site_id FROM coupons ORDER BY site_id").to_arrow_table()["site_id"].to_pylist()
+    _sites = db.arrow("SELECT DISTINCT site_id FROM coupons ORDER BY site_id")["site_id"].to_pylist()
     site = mo.ui.dropdown(
         {"All sites": None, **{each: each for each in _sites}}, value=asked.get("site", "All sites"), label="Site"
     )

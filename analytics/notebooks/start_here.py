@@ -22,10 +22,11 @@ def _():
 
     import analytics
     from analytics import charts, parts
+    from analytics.notebook import TIME_LIMIT
     from analytics.sql_cells import SqlCells
     from eventstore.config import load_settings
 
-    return SqlCells, analytics, charts, load_settings, mo, parts
+    return SqlCells, TIME_LIMIT, analytics, charts, load_settings, mo, parts
 
 
 @app.cell(hide_code=True)
@@ -47,8 +48,8 @@ def _(load_settings):
 
 
 @app.cell
-def _(SqlCells, analytics, settings):
-    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections)
+def _(SqlCells, TIME_LIMIT, analytics, settings):
+    db = analytics.connect(settings.url, lake=settings.lake, projections=settings.projections, time_limit=TIME_LIMIT)
     store = SqlCells(db)
     return db, store
 
@@ -91,7 +92,7 @@ def _(mo, what_there_is):
 @app.cell
 def _(db, view):
     # A value goes into a query as a parameter, never as text.
-    columns = db.sql(
+    columns = db.arrow(
         """
         SELECT column_name, data_type, comment
         FROM duckdb_columns()
@@ -99,7 +100,7 @@ def _(db, view):
         ORDER BY column_index
         """,
         {"view": view.value},
-    ).to_arrow_table()
+    )
     return (columns,)
 
 

@@ -20,13 +20,21 @@
 -- table: code, coupon_id, name, had_from, had_until, overlaps, times_used, has_it_now, deleted
 
 -- Codes and coupons are first brought together by numbers, with a row for each of a coupon's codes: all else is looked up for the
--- codes that are listed.
+-- codes that are listed. Most coupons only ever had one code: their signs tell it, and the log is asked about the others alone.
 WITH spelled AS (
-    SELECT coupon_key, code, min(event_time) AS first_at, max(event_time) AS last_at
+    SELECT coupon_key, least_code AS code, coded_first AS first_at, coded_last AS last_at
+    FROM coupon_signs
+    WHERE
+        least_code = greatest_code
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($code AS VARCHAR) IS NULL OR lower(least_code) = lower($code))
+    UNION ALL
+    SELECT coupon_key, code, min(event_time), max(event_time)
     FROM facts
     WHERE
+        coupon_key IN (SELECT coupon_key FROM coupon_signs WHERE least_code <> greatest_code)
         -- The loyalty side tells of a coupon too, but not what it is now.
-        type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
+        AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
         AND has_coupon
         AND code IS NOT NULL
         AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
@@ -70,7 +78,7 @@ counted AS (
     SELECT *, count(*) OVER (PARTITION BY site_id, same_code) AS coupons
     FROM shown
 ),
-several AS (
+lasted AS (
     SELECT
         counted.site_id,
         counted.same_code,
@@ -95,13 +103,44 @@ several AS (
     FROM counted
     JOIN coupons ON coupons.coupon_key = counted.coupon_key
 ),
+several AS (
+    SELECT *, coalesce(had_until, TIMESTAMPTZ '9999-12-31 23:59:59.999999+00') AS until
+    FROM lasted
+),
+-- Of all that began to have a code at a time: how many had it for a while, until when those before them had it, and when the next
+-- began. It tells who overlaps, where to compare each with each would take a million steps for a thousand coupons.
+starts AS (
+    SELECT
+        site_id, same_code, had_from, lasting,
+        max(until) OVER (
+            PARTITION BY site_id, same_code ORDER BY had_from ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        )                                               AS until_before,
+        lead(had_from) OVER (PARTITION BY site_id, same_code ORDER BY had_from)
+                                                        AS next_from
+    FROM (
+        SELECT
+            site_id, same_code, had_from, max(until) AS until,
+            count(*) FILTER (WHERE until > had_from)    AS lasting
+        FROM several
+        GROUP BY site_id, same_code, had_from
+    ) AS at_once
+),
 uses AS (
-    SELECT several.same_code, several.coupon_key, count(*) AS times_used
+    -- Of a coupon that only ever had this code, every use was under it: the projection has counted them.
+    SELECT several.same_code, several.coupon_key, coupon_usage.times_used
     FROM several
+    JOIN coupon_signs ON coupon_signs.coupon_key = several.coupon_key
+    JOIN coupon_usage ON coupon_usage.coupon_key = several.coupon_key
+    WHERE coupon_signs.least_code = coupon_signs.greatest_code AND several.has_it_now
+    UNION ALL
+    SELECT several.same_code, several.coupon_key, count(*)
+    FROM several
+    JOIN coupon_signs ON coupon_signs.coupon_key = several.coupon_key
     JOIN redemptions
         ON redemptions.coupon_key = several.coupon_key
         -- A use that does not show its code counts for the one that the coupon has now.
         AND lower(coalesce(redemptions.code, several.code_now)) = several.same_code
+    WHERE coupon_signs.least_code <> coupon_signs.greatest_code OR NOT several.has_it_now
     GROUP BY several.same_code, several.coupon_key
 )
 SELECT
@@ -112,20 +151,16 @@ SELECT
     several.name                                        AS name,
     several.had_from                                    AS had_from,
     several.had_until                                   AS had_until,
-    EXISTS (
-        SELECT 1
-        FROM several AS other
-        WHERE
-            other.site_id = several.site_id
-            AND other.same_code = several.same_code
-            AND other.coupon_key <> several.coupon_key
-            AND (several.had_until IS NULL OR other.had_from < several.had_until)
-            AND (other.had_until IS NULL OR several.had_from < other.had_until)
-    )                                                   AS overlaps,
+    coalesce(starts.until_before > several.had_from, false)
+    OR coalesce(several.had_until IS NULL OR several.had_from < several.had_until, false)
+    AND (starts.lasting > 1 OR coalesce(starts.next_from < several.until, false))
+                                                        AS overlaps,
     coalesce(uses.times_used, 0)                        AS times_used,
     several.has_it_now                                  AS has_it_now,
     several.deleted                                     AS deleted
 FROM several
+JOIN starts
+    ON starts.site_id = several.site_id AND starts.same_code = several.same_code AND starts.had_from = several.had_from
 LEFT JOIN uses
     ON uses.coupon_key = several.coupon_key AND uses.same_code = several.same_code
 ORDER BY several.same_code, several.site_id, had_from, several.coupon_id

@@ -21,116 +21,80 @@
 -- The codes are those of eventstore/projections/history.py, which finds the same for one coupon; a test compares the two. Events
 -- that are about no coupon stand in no history: of those only being late is found.
 --
--- Two kinds of findings may be as many as there are events: that one was recorded late (a log that was brought in has nothing
--- else), and that a use shows by itself that it was out of its window (a shop that leaves what is used switched off). Of these the
--- log is counted in pieces first, and only as much of its end is looked at then as is listed.
-WITH again AS (
+-- What an event shows by itself, the lake has written beside it (`oddities`): there may be as many as events, so they are counted in
+-- pieces of the log, and only the last pieces that fill the list are looked at. All else concerns few coupons, which their signs
+-- (`coupon_signs`) tell from the rest.
+WITH codes AS (
+    SELECT 'late' AS code, 1 AS bit
+    UNION ALL SELECT 'used_before_start', 2
+    UNION ALL SELECT 'used_after_expiration', 4
+    UNION ALL SELECT 'used_while_inactive', 8
+    UNION ALL SELECT 'coupon_id_differs_from_entity_id', 16
+    UNION ALL SELECT 'scope_and_minimum_subtotal', 32
+    UNION ALL SELECT 'free_shipping_with_scope', 64
+    UNION ALL SELECT 'bookings_not_limited_to_one_item', 128
+    UNION ALL SELECT 'code_too_long', 256
+    UNION ALL SELECT 'name_too_long', 512
+    UNION ALL SELECT 'unknown_discount', 1024
+),
+again AS (
     -- Events that report a use once more: they count for nothing, and nothing else is odd about them as a use.
-    SELECT
-        facts.position, facts.event_time, later.redeemed_at, facts.start_time, facts.expiration_time, facts.active
+    SELECT facts.position, facts.event_time, facts.oddities, later.redeemed_at
     FROM (
-        SELECT coupon_key, redeemed_at, unnest(later_event_ids) AS event_id
+        SELECT redeemed_at, unnest(later_event_keys) AS event_key
         FROM redemptions
-        WHERE reports > 1
-        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        WHERE
+            reports > 1
+            AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
     ) AS later
-    JOIN facts ON facts.event_id = later.event_id AND facts.coupon_key = later.coupon_key
+    JOIN facts ON facts.event_key = later.event_key
+),
+shown AS (
+    SELECT position - position % 16384 AS piece, oddities, oddities AS bits, count(*) AS events
+    FROM facts
+    WHERE
+        oddities <> 0
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    GROUP BY position - position % 16384, oddities
+    UNION ALL
+    SELECT position - position % 16384, oddities, oddities & 14, -count(*)
+    FROM again
+    WHERE
+        (oddities & 14) <> 0
+        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
+        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
+    GROUP BY position - position % 16384, oddities
 ),
 pieces AS (
     SELECT
-        piece,
-        min(position)                                   AS begins,
-        sum(late)                                       AS late,
-        sum(before_start)                               AS before_start,
-        sum(expired)                                    AS expired,
-        sum(inactive)                                   AS inactive
-    FROM (
-        SELECT
-            position,
-            floor(position / 16384)                     AS piece,
-            CASE WHEN source <> 'snapshot' AND epoch_us(recorded_at) - epoch_us(event_time) > 3600000000 THEN 1 ELSE 0 END
-                                                        AS late,
-            CASE WHEN type = 'coupon.applied' AND event_time < start_time THEN 1 ELSE 0 END
-                                                        AS before_start,
-            CASE WHEN type = 'coupon.applied' AND event_time >= expiration_time THEN 1 ELSE 0 END
-                                                        AS expired,
-            CASE WHEN type = 'coupon.applied' AND NOT active THEN 1 ELSE 0 END
-                                                        AS inactive
-        FROM facts
-        WHERE
-            true
-            AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-            AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
-            AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
-        UNION ALL
-        SELECT
-            position,
-            floor(position / 16384)                     AS piece,
-            0                                           AS late,
-            CASE WHEN event_time < start_time THEN -1 ELSE 0 END
-                                                        AS before_start,
-            CASE WHEN event_time >= expiration_time THEN -1 ELSE 0 END
-                                                        AS expired,
-            CASE WHEN NOT active THEN -1 ELSE 0 END     AS inactive
-        FROM again
-        WHERE
-            (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
-            AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
-    ) AS counts
-    GROUP BY piece
+        codes.code, codes.bit, shown.piece, shown.oddities, shown.events,
+        sum(shown.events) OVER (PARTITION BY codes.code ORDER BY shown.piece DESC)
+                                                        AS from_then_on,
+        sum(shown.events) OVER (PARTITION BY codes.code, shown.piece)
+                                                        AS in_it,
+        sum(shown.events) OVER (PARTITION BY codes.code)
+                                                        AS found
+    FROM shown
+    JOIN codes ON (shown.bits & codes.bit) <> 0
 ),
--- From which position on there are as many of a code as are listed, or all that there are; far behind the end: there are none.
-beginnings AS (
-    SELECT
-        coalesce(
-            max(CASE WHEN late_from_then_on >= $limit THEN begins END),
-            min(CASE WHEN late > 0 THEN begins END),
-            9223372036854775807
-        )                                               AS late,
-        coalesce(
-            max(CASE WHEN before_start_from_then_on >= $limit THEN begins END),
-            min(CASE WHEN before_start > 0 THEN begins END),
-            9223372036854775807
-        )                                               AS before_start,
-        coalesce(
-            max(CASE WHEN expired_from_then_on >= $limit THEN begins END),
-            min(CASE WHEN expired > 0 THEN begins END),
-            9223372036854775807
-        )                                               AS expired,
-        coalesce(
-            max(CASE WHEN inactive_from_then_on >= $limit THEN begins END),
-            min(CASE WHEN inactive > 0 THEN begins END),
-            9223372036854775807
-        )                                               AS inactive,
-        sum(late)                                       AS late_found,
-        sum(before_start)                               AS before_start_found,
-        sum(expired)                                    AS expired_found,
-        sum(inactive)                                   AS inactive_found
-    FROM (
-        SELECT
-            begins, late, before_start, expired, inactive,
-            sum(late) OVER (ORDER BY begins DESC)       AS late_from_then_on,
-            sum(before_start) OVER (ORDER BY begins DESC) AS before_start_from_then_on,
-            sum(expired) OVER (ORDER BY begins DESC)    AS expired_from_then_on,
-            sum(inactive) OVER (ORDER BY begins DESC)   AS inactive_from_then_on
-        FROM pieces
-    ) AS from_then_on
+wanted AS (
+    SELECT code, bit, piece, oddities, found
+    FROM pieces
+    WHERE
+        events > 0
+        AND (CAST($limit AS BIGINT) IS NULL OR from_then_on - in_it < $limit)
+        AND (CAST($code AS VARCHAR) IS NULL OR code = $code)
 ),
 -- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
-limits AS (
-    SELECT coupon_key, min(usage_limit) AS least
-    FROM facts
-    WHERE
-        usage_limit IS NOT NULL
-        AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
-        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-    GROUP BY coupon_key
-),
 exceeded AS (
-    SELECT limits.coupon_key, limits.least
-    FROM limits
-    JOIN coupon_usage ON coupon_usage.coupon_key = limits.coupon_key
-    WHERE coupon_usage.times_used > limits.least
+    SELECT coupon_signs.coupon_key, coupon_signs.least_limit AS least
+    FROM coupon_signs
+    JOIN coupon_usage ON coupon_usage.coupon_key = coupon_signs.coupon_key
+    WHERE
+        coupon_usage.times_used > coupon_signs.least_limit
+        AND (CAST($site AS VARCHAR) IS NULL OR coupon_signs.site_id = $site)
 ),
 numbered AS (
     SELECT
@@ -141,175 +105,60 @@ numbered AS (
     JOIN redemptions ON redemptions.coupon_key = exceeded.coupon_key
 ),
 perhaps_above AS (
-    SELECT facts.position, facts.has_coupon, facts.usage_limit, numbered.redeemed_at, numbered.number
+    SELECT
+        facts.position, facts.coupon_key, facts.has_coupon, facts.usage_limit, numbered.redeemed_at, numbered.number
     FROM numbered
     JOIN facts ON facts.event_key = numbered.event_key
     WHERE numbered.number > numbered.least
 ),
--- What the coupon was at a use that does not say so itself.
-bare AS (
-    SELECT coupon_key, position, event_time
-    FROM facts
-    WHERE
-        type = 'coupon.applied'
-        AND NOT has_coupon
-        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-        AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
-        AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
-),
+-- Those with a use that does not show them, where it can have been odd.
 bare_coupons AS (
     SELECT coupon_key
-    FROM bare
-    GROUP BY coupon_key
-    -- It always has: but DuckDB's planner then takes them for few, and looks them up instead of the whole log.
-    HAVING count(*) > 0
-),
-lines AS (
-    SELECT
-        position, coupon_key, sequence, has_coupon, start_time, expiration_time, active, usage_limit,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
-                                                        AS by_sequence,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
-                                                        AS by_time
-    FROM facts
+    FROM coupon_signs
     WHERE
-        (
-            type = 'coupon.applied'
-            OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
-        )
-        AND coupon_key IN (SELECT coupon_key FROM bare_coupons)
+        bare_use_first IS NOT NULL
+        AND (was_inactive OR bare_use_first < latest_start OR bare_use_last >= earliest_expiration)
+        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
+    UNION
+    SELECT coupon_key FROM perhaps_above WHERE NOT has_coupon
 ),
--- The places of the latest snapshot that carries a sequence and of the latest that does not.
-before AS (
-    SELECT
-        *,
-        CASE
-            WHEN sequence IS NULL THEN
-                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-            ELSE
-                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key
-                    ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-        END                                             AS sequenced,
-        max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        )                                               AS unsequenced
-    FROM lines
-),
--- For each of these uses the position of the snapshot that was the latest then.
-known AS (
-    SELECT
-        before.position                                 AS position,
-        CASE
-            WHEN other.by_time IS NULL OR ranked.by_time > other.by_time THEN ranked.position
-            ELSE other.position
-        END                                             AS told_at
-    FROM before
-    LEFT JOIN lines AS ranked
-        ON ranked.coupon_key = before.coupon_key AND ranked.by_sequence = before.sequenced
-    LEFT JOIN lines AS other
-        ON other.coupon_key = before.coupon_key AND other.by_time = before.unsequenced
-    WHERE NOT before.has_coupon
-),
+-- include: told-before-uses
 bare_uses AS (
-    SELECT bare.position, bare.event_time, lines.start_time, lines.expiration_time, lines.active
-    FROM bare
-    JOIN known ON known.position = bare.position
-    JOIN lines ON lines.position = known.told_at
-    WHERE bare.position NOT IN (SELECT position FROM again)
+    SELECT
+        position, event_time, start_time, expiration_time,
+        CASE WHEN event_time < start_time THEN 2 ELSE 0 END
+        + CASE WHEN event_time >= expiration_time THEN 4 ELSE 0 END
+        + CASE WHEN NOT active THEN 8 ELSE 0 END        AS bits
+    FROM known
+    WHERE position NOT IN (SELECT position FROM again)
 ),
 limited AS (
     SELECT
         perhaps_above.position, perhaps_above.redeemed_at, perhaps_above.number,
-        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE lines.usage_limit END
+        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE known.usage_limit END
                                                         AS allowed
     FROM perhaps_above
     LEFT JOIN known ON known.position = perhaps_above.position
-    LEFT JOIN lines ON lines.position = known.told_at
-),
-deletions AS (
-    SELECT coupon_key, min(event_time) AS first_at, min(sequence) AS first_sequence
-    FROM facts
-    WHERE type = 'coupon.deleted'
-    GROUP BY coupon_key
 ),
 -- No other event can come after a deletion, be it by time or by sequence.
 perhaps_deleted AS (
-    SELECT facts.position, facts.coupon_key, facts.event_time
+    SELECT facts.position, facts.coupon_key, facts.event_id, facts.event_time, facts.sequence
     FROM facts
-    JOIN deletions ON deletions.coupon_key = facts.coupon_key
+    JOIN coupon_signs ON coupon_signs.coupon_key = facts.coupon_key
     WHERE
-        facts.type IN ('coupon.updated', 'coupon.applied', 'coupon.observed')
-        AND (facts.event_time >= deletions.first_at OR facts.sequence >= deletions.first_sequence)
+        (
+            coupon_signs.told_last >= coupon_signs.deleted_first
+            OR coupon_signs.told_sequence >= coupon_signs.deleted_sequence
+        )
+        AND facts.type IN ('coupon.updated', 'coupon.applied', 'coupon.observed')
+        AND (facts.event_time >= coupon_signs.deleted_first OR facts.sequence >= coupon_signs.deleted_sequence)
         AND (CAST($site AS VARCHAR) IS NULL OR facts.site_id = $site)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR facts.event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR facts.event_time < CAST($until AS TIMESTAMPTZ))
 ),
--- Whether the latest creation or deletion before an event is a deletion.
-life_lines AS (
-    SELECT
-        *,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
-                                                        AS by_sequence,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
-                                                        AS by_time
-    FROM (
-        SELECT position, coupon_key, event_id, event_time, sequence, 'other' AS type
-        FROM facts
-        WHERE position IN (SELECT position FROM perhaps_deleted)
-        UNION ALL
-        SELECT position, coupon_key, event_id, event_time, sequence, type
-        FROM facts
-        WHERE
-            (type = 'coupon.created' OR type = 'coupon.deleted')
-            AND coupon_key IN (SELECT DISTINCT coupon_key FROM perhaps_deleted)
-    ) AS events_of_a_life
-),
-life_before AS (
-    SELECT
-        *,
-        CASE
-            WHEN sequence IS NULL THEN
-                max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-            ELSE
-                max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key
-                    ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-        END                                             AS sequenced,
-        max(CASE WHEN type <> 'other' AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        )                                               AS unsequenced
-    FROM life_lines
-),
-life_known AS (
-    SELECT
-        life_before.position                            AS position,
-        CASE
-            WHEN other.by_time IS NULL OR ranked.by_time > other.by_time THEN ranked.position
-            ELSE other.position
-        END                                             AS told_at
-    FROM life_before
-    LEFT JOIN life_lines AS ranked
-        ON ranked.coupon_key = life_before.coupon_key AND ranked.by_sequence = life_before.sequenced
-    LEFT JOIN life_lines AS other
-        ON other.coupon_key = life_before.coupon_key AND other.by_time = life_before.unsequenced
-    WHERE life_before.type = 'other'
-),
-after_deletion AS (
-    SELECT perhaps_deleted.position, perhaps_deleted.event_time, life_lines.event_time AS deleted_at
-    FROM perhaps_deleted
-    JOIN life_known ON life_known.position = perhaps_deleted.position
-    JOIN life_lines ON life_lines.position = life_known.told_at
-    WHERE life_lines.type = 'coupon.deleted' AND perhaps_deleted.position NOT IN (SELECT position FROM again)
-),
+-- include: after-deletion
 -- Events whose sequence and time say opposite things of which came first, beside any other of the same entity. Where that is
--- so, it is so of two that stand next to each other by sequence: few coupons have such.
+-- so, it is so of two that stand next to each other by sequence: few coupons have such, and none where they arrived in order.
 disordered AS (
     SELECT coupon_key
     FROM (
@@ -320,7 +169,8 @@ disordered AS (
                                                         AS below
         FROM facts
         WHERE
-            sequence IS NOT NULL AND coupon_key IS NOT NULL
+            sequence IS NOT NULL
+            AND coupon_key IN (SELECT coupon_key FROM coupon_signs WHERE NOT in_order)
             AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
     ) AS beside
     WHERE below > event_time
@@ -339,121 +189,46 @@ sequenced AS (
     FROM facts
     WHERE sequence IS NOT NULL AND coupon_key IN (SELECT coupon_key FROM disordered)
 ),
--- What an event shows by itself.
-broken (code, position, site_id, event_time) AS (
-    SELECT 'coupon_id_differs_from_entity_id', position, site_id, event_time
+listed (code, position, event_time, number, allowed, moment, one, all_others) AS (
+    SELECT wanted.code, facts.position, facts.event_time, NULL, NULL, CAST(NULL AS TIMESTAMPTZ), 0, wanted.found
     FROM facts
-    WHERE type LIKE 'coupon.%' AND coupon_id <> entity_id
+    JOIN wanted ON wanted.piece = facts.position - facts.position % 16384 AND wanted.oddities = facts.oddities
+    LEFT JOIN again ON again.position = facts.position
+    WHERE
+        facts.position >= (SELECT min(piece) FROM wanted)
+        AND ((wanted.bit & 14) = 0 OR again.position IS NULL)
+        AND (CAST($site AS VARCHAR) IS NULL OR facts.site_id = $site)
     UNION ALL
-    SELECT 'scope_and_minimum_subtotal', position, site_id, event_time
-    FROM facts
-    WHERE has_scope AND minimum_subtotal IS NOT NULL AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'free_shipping_with_scope', position, site_id, event_time
-    FROM facts
-    WHERE has_scope AND discount_type = 'FREE_SHIPPING' AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'bookings_not_limited_to_one_item', position, site_id, event_time
-    FROM facts
-    WHERE scope_namespace = 'bookings' AND NOT limited_to_one_item AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'code_too_long', position, site_id, event_time
-    FROM facts
-    WHERE length(code) > 20 AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'name_too_long', position, site_id, event_time
-    FROM facts
-    WHERE length(name) > 80 AND coupon_id IS NOT NULL
-    UNION ALL
-    SELECT 'unknown_discount', position, site_id, event_time
-    FROM facts
-    WHERE discount_type = 'UNKNOWN' AND coupon_id IS NOT NULL
-),
-seldom (code, position, event_time, number, allowed, moment) AS (
-    SELECT code, position, event_time, NULL, NULL, CAST(NULL AS TIMESTAMPTZ)
-    FROM broken
-    WHERE CAST($site AS VARCHAR) IS NULL OR site_id = $site
-    UNION ALL
-    SELECT 'sequence_disagrees_with_time', position, event_time, NULL, NULL, NULL
+    SELECT 'sequence_disagrees_with_time', position, event_time, NULL, NULL, NULL, 1, 0
     FROM sequenced
     WHERE latest_below > event_time OR earliest_above < event_time
     UNION ALL
-    SELECT 'reported_again', position, event_time, NULL, NULL, redeemed_at FROM again
+    SELECT 'reported_again', position, event_time, NULL, NULL, redeemed_at, 1, 0 FROM again
     UNION ALL
-    SELECT 'after_deletion', position, event_time, NULL, NULL, deleted_at FROM after_deletion
+    SELECT 'after_deletion', position, event_time, NULL, NULL, deleted_at, 1, 0
+    FROM after_deletion
+    WHERE position NOT IN (SELECT position FROM again)
     UNION ALL
-    SELECT 'over_limit', position, redeemed_at, number, allowed, NULL FROM limited WHERE number > allowed
+    SELECT 'over_limit', position, redeemed_at, number, allowed, NULL, 1, 0 FROM limited WHERE number > allowed
     UNION ALL
-    SELECT 'used_before_start', position, event_time, NULL, NULL, start_time
+    SELECT
+        codes.code, bare_uses.position, bare_uses.event_time, NULL, NULL,
+        CASE codes.bit WHEN 2 THEN bare_uses.start_time WHEN 4 THEN bare_uses.expiration_time END, 1, 0
     FROM bare_uses
-    WHERE event_time < start_time
-    UNION ALL
-    SELECT 'used_after_expiration', position, event_time, NULL, NULL, expiration_time
-    FROM bare_uses
-    WHERE event_time >= expiration_time
-    UNION ALL
-    SELECT 'used_while_inactive', position, event_time, NULL, NULL, NULL FROM bare_uses WHERE NOT active
+    JOIN codes ON (bare_uses.bits & codes.bit) <> 0
 ),
-often (code, position, site_id, event_time, moment) AS (
-    SELECT 'late', position, site_id, event_time, CAST(NULL AS TIMESTAMPTZ)
-    FROM facts
-    WHERE
-        source <> 'snapshot' AND epoch_us(recorded_at) - epoch_us(event_time) > 3600000000
-        AND position >= (SELECT late FROM beginnings)
-    UNION ALL
-    SELECT 'used_before_start', position, site_id, event_time, start_time
-    FROM facts
-    WHERE
-        type = 'coupon.applied' AND event_time < start_time
-        AND position >= (SELECT before_start FROM beginnings)
-        AND position NOT IN (SELECT position FROM again)
-    UNION ALL
-    SELECT 'used_after_expiration', position, site_id, event_time, expiration_time
-    FROM facts
-    WHERE
-        type = 'coupon.applied' AND event_time >= expiration_time
-        AND position >= (SELECT expired FROM beginnings)
-        AND position NOT IN (SELECT position FROM again)
-    UNION ALL
-    SELECT 'used_while_inactive', position, site_id, event_time, NULL
-    FROM facts
-    WHERE
-        type = 'coupon.applied' AND NOT active
-        AND position >= (SELECT inactive FROM beginnings)
-        AND position NOT IN (SELECT position FROM again)
-),
-ranked AS (
+counted AS (
     SELECT
         code, position, number, allowed, moment,
         row_number() OVER (PARTITION BY code ORDER BY position DESC)
                                                         AS place,
-        sum(seldom) OVER (PARTITION BY code)            AS seldom_found
-    FROM (
-        SELECT code, position, event_time, number, allowed, moment, 1 AS seldom
-        FROM seldom
-        UNION ALL
-        SELECT code, position, event_time, NULL, NULL, moment, 0
-        FROM often
-        WHERE CAST($site AS VARCHAR) IS NULL OR site_id = $site
-    ) AS listed
+        sum(one) OVER (PARTITION BY code) + max(all_others) OVER (PARTITION BY code)
+                                                        AS found
+    FROM listed
     WHERE
         (CAST($code AS VARCHAR) IS NULL OR code = $code)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
-),
-counted AS (
-    SELECT
-        ranked.code, ranked.position, ranked.number, ranked.allowed, ranked.moment,
-        ranked.seldom_found + CASE ranked.code
-            WHEN 'late' THEN beginnings.late_found
-            WHEN 'used_before_start' THEN beginnings.before_start_found
-            WHEN 'used_after_expiration' THEN beginnings.expired_found
-            WHEN 'used_while_inactive' THEN beginnings.inactive_found
-            ELSE 0
-        END                                             AS found
-    FROM ranked
-    CROSS JOIN beginnings
-    WHERE CAST($limit AS BIGINT) IS NULL OR ranked.place <= $limit
 )
 SELECT
     counted.code                                        AS code,
@@ -497,10 +272,13 @@ SELECT
         )
         WHEN 'over_limit' THEN concat('use ', counted.number, ' of ', counted.allowed, ' allowed')
         WHEN 'used_before_start' THEN concat(
-            'used before ', strftime(counted.moment, '%Y-%m-%d %H:%M:%S'), ' UTC, when it begins'
+            'used before ',
+            strftime(coalesce(counted.moment, facts.start_time), '%Y-%m-%d %H:%M:%S'),
+            ' UTC, when it begins'
         )
         WHEN 'used_after_expiration' THEN concat(
-            'used after it expired at ', strftime(counted.moment, '%Y-%m-%d %H:%M:%S'), ' UTC'
+            'used after it expired at ',
+            strftime(coalesce(counted.moment, facts.expiration_time), '%Y-%m-%d %H:%M:%S'), ' UTC'
         )
         WHEN 'used_while_inactive' THEN 'used while it was switched off'
     END                                                 AS what,
@@ -508,4 +286,5 @@ SELECT
 FROM counted
 JOIN facts ON facts.position = counted.position
 LEFT JOIN coupons ON coupons.coupon_key = facts.coupon_key
+WHERE CAST($limit AS BIGINT) IS NULL OR counted.place <= $limit
 ORDER BY counted.position DESC, counted.code

@@ -24,20 +24,13 @@
 -- The limit of a use is what its own event says, else the latest that any event said before: by sequence among those that carry
 -- one, by time otherwise, then by event id. The history of a coupon (eventstore/projections/history.py) finds the same; a test
 -- compares the two.
-WITH limits AS (
-    SELECT coupon_key, min(usage_limit) AS least
-    FROM facts
+WITH exceeded AS (
+    SELECT coupon_signs.coupon_key, coupon_signs.least_limit AS least
+    FROM coupon_signs
+    JOIN coupon_usage ON coupon_usage.coupon_key = coupon_signs.coupon_key
     WHERE
-        usage_limit IS NOT NULL
-        AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
-        AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
-    GROUP BY coupon_key
-),
-exceeded AS (
-    SELECT limits.coupon_key, limits.least
-    FROM limits
-    JOIN coupon_usage ON coupon_usage.coupon_key = limits.coupon_key
-    WHERE coupon_usage.times_used > limits.least
+        coupon_usage.times_used > coupon_signs.least_limit
+        AND (CAST($site AS VARCHAR) IS NULL OR coupon_signs.site_id = $site)
 ),
 -- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
 numbered AS (
@@ -56,69 +49,19 @@ perhaps_above AS (
     JOIN facts ON facts.event_key = numbered.event_key
     WHERE numbered.number > numbered.least
 ),
-bare AS (
+bare_coupons AS (
     SELECT DISTINCT coupon_key
     FROM perhaps_above
     WHERE NOT has_coupon
 ),
-lines AS (
-    SELECT
-        position, coupon_key, sequence, has_coupon, usage_limit,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
-                                                        AS by_sequence,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
-                                                        AS by_time
-    FROM facts
-    WHERE
-        (
-            type = 'coupon.applied'
-            OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
-        )
-        AND coupon_key IN (SELECT coupon_key FROM bare)
-),
--- The places of the latest snapshot that carries a sequence and of the latest that does not.
-before AS (
-    SELECT
-        *,
-        CASE
-            WHEN sequence IS NULL THEN
-                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-            ELSE
-                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key
-                    ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-        END                                             AS sequenced,
-        max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        )                                               AS unsequenced
-    FROM lines
-),
--- For each of these uses the position of the snapshot that was the latest then.
-known AS (
-    SELECT
-        before.position                                 AS position,
-        CASE
-            WHEN other.by_time IS NULL OR ranked.by_time > other.by_time THEN ranked.position
-            ELSE other.position
-        END                                             AS told_at
-    FROM before
-    LEFT JOIN lines AS ranked
-        ON ranked.coupon_key = before.coupon_key AND ranked.by_sequence = before.sequenced
-    LEFT JOIN lines AS other
-        ON other.coupon_key = before.coupon_key AND other.by_time = before.unsequenced
-    WHERE NOT before.has_coupon
-),
+-- include: told-before-uses
 limited AS (
     SELECT
         perhaps_above.coupon_key, perhaps_above.order_id, perhaps_above.redeemed_at, perhaps_above.number,
-        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE lines.usage_limit END
+        CASE WHEN perhaps_above.has_coupon THEN perhaps_above.usage_limit ELSE known.usage_limit END
                                                         AS limit_then
     FROM perhaps_above
     LEFT JOIN known ON known.position = perhaps_above.position
-    LEFT JOIN lines ON lines.position = known.told_at
 ),
 breaches AS (
     SELECT

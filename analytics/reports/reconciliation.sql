@@ -90,11 +90,10 @@ told AS (
     GROUP BY differing.coupon_key
 ),
 orderless AS (
-    -- By itself, for most stores have none, and then not even the column is read.
     SELECT differing.coupon_key, count(*) AS uses_without_order
     FROM facts
     JOIN differing ON differing.coupon_key = facts.coupon_key
-    WHERE facts.type = 'coupon.applied' AND facts.order_id IS NULL AND facts.event_time <= differing.snapshot_time
+    WHERE facts.type = 'coupon.applied' AND NOT facts.has_order AND facts.event_time <= differing.snapshot_time
     GROUP BY differing.coupon_key
 ),
 weighed AS (

@@ -79,7 +79,7 @@ per_type AS (
     GROUP BY discount_type
 )
 SELECT
-    types.discount_type                                 AS discount_type,
+    per_type.discount_type                              AS discount_type,
     coupons,
     coupons_used,
     times_used,
@@ -91,6 +91,6 @@ SELECT
     last_used_at,
     coalesce(uses_after_deletion, 0)                    AS uses_after_deletion
 FROM per_type
-JOIN types USING (discount_type)
-LEFT JOIN after_deletion USING (discount_type)
-ORDER BY types.place
+LEFT JOIN types ON types.discount_type = per_type.discount_type
+LEFT JOIN after_deletion ON after_deletion.discount_type = per_type.discount_type
+ORDER BY types.place NULLS LAST, per_type.discount_type

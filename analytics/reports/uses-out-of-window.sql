@@ -31,8 +31,7 @@ WITH hours AS (
     SELECT min(event_time) AS begins, count(*) AS uses
     FROM facts
     WHERE
-        type = 'coupon.applied'
-        AND (event_time < start_time OR event_time >= expiration_time OR NOT active)
+        (oddities & 14) <> 0
         AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
@@ -48,10 +47,9 @@ first_reports AS (
     SELECT count(*) AS uses
     FROM facts
     WHERE
-        type = 'coupon.applied'
-        AND (event_time < start_time OR event_time >= expiration_time OR NOT active)
+        (oddities & 14) <> 0
         AND event_time >= (SELECT begins FROM perhaps_when)
-        AND event_key IN (SELECT event_key FROM redemptions)
+        AND event_key IN (SELECT event_key FROM redemptions WHERE redeemed_at >= (SELECT begins FROM perhaps_when))
         AND (CAST($site AS VARCHAR) IS NULL OR site_id = $site)
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR event_time < CAST($until AS TIMESTAMPTZ))
@@ -60,25 +58,33 @@ since_when AS (
     SELECT
         CASE
             WHEN (SELECT uses FROM first_reports) >= $limit THEN (SELECT begins FROM perhaps_when)
-            ELSE (SELECT min(event_time) FROM facts)
+            ELSE (SELECT min(first_used_at) FROM coupon_usage)
         END                                             AS begins
 ),
-deletions AS (
-    SELECT coupon_key, min(event_time) AS first_at, min(sequence) AS first_sequence
-    FROM facts
-    WHERE type = 'coupon.deleted'
-    GROUP BY coupon_key
+-- The coupons that can have uses out of window which do not show it by themselves: by their signs they are few.
+suspected AS (
+    SELECT coupon_key, deleted_first, deleted_sequence, bare_use_first IS NOT NULL AS bare
+    FROM coupon_signs
+    WHERE
+        told_last >= deleted_first
+        OR told_sequence >= deleted_sequence
+        OR bare_use_first IS NOT NULL
+        AND (was_inactive OR bare_use_first < latest_start OR bare_use_last >= earliest_expiration)
 ),
-suspects AS (
+bare_coupons AS (
+    SELECT coupon_key FROM suspected WHERE bare
+),
+uses AS (
     SELECT
-        facts.position, facts.coupon_key, facts.event_key, facts.event_id, facts.event_time, facts.sequence,
-        facts.has_coupon, facts.start_time, facts.expiration_time, facts.active,
+        facts.position, facts.site_id, facts.coupon_id, facts.coupon_key, facts.event_key, facts.event_id,
+        facts.event_time, facts.sequence, facts.has_coupon, facts.order_id, facts.app_id, facts.code,
+        facts.start_time, facts.expiration_time, facts.active, facts.oddities,
         -- No other use can come after a deletion, be it by time or by sequence.
-        coalesce(facts.event_time >= deletions.first_at, false)
-        OR coalesce(facts.sequence >= deletions.first_sequence, false)
+        coalesce(facts.event_time >= suspected.deleted_first, false)
+        OR coalesce(facts.sequence >= suspected.deleted_sequence, false)
                                                         AS perhaps_deleted
     FROM facts
-    LEFT JOIN deletions ON deletions.coupon_key = facts.coupon_key
+    LEFT JOIN suspected ON suspected.coupon_key = facts.coupon_key
     WHERE
         facts.type = 'coupon.applied'
         AND facts.event_time >= (SELECT begins FROM since_when)
@@ -86,177 +92,65 @@ suspects AS (
         AND (CAST($since AS TIMESTAMPTZ) IS NULL OR facts.event_time >= CAST($since AS TIMESTAMPTZ))
         AND (CAST($until AS TIMESTAMPTZ) IS NULL OR facts.event_time < CAST($until AS TIMESTAMPTZ))
         AND (
-            NOT facts.has_coupon
-            OR facts.event_time < facts.start_time
-            OR facts.event_time >= facts.expiration_time
-            OR NOT facts.active
-            OR facts.event_time >= deletions.first_at
-            OR facts.sequence >= deletions.first_sequence
+            (facts.oddities & 14) <> 0
+            OR suspected.bare AND NOT facts.has_coupon
+            OR facts.event_time >= suspected.deleted_first
+            OR facts.sequence >= suspected.deleted_sequence
         )
 ),
-bare AS (
-    SELECT DISTINCT coupon_key
-    FROM suspects
-    WHERE NOT has_coupon
+perhaps_deleted AS (
+    SELECT position, coupon_key, event_id, event_time, sequence
+    FROM uses
+    WHERE perhaps_deleted
 ),
-lines AS (
-    SELECT
-        position, coupon_key, sequence, has_coupon, start_time, expiration_time, active,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
-                                                        AS by_sequence,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
-                                                        AS by_time
-    FROM facts
-    WHERE
-        (
-            type = 'coupon.applied'
-            OR has_coupon AND type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.observed')
-        )
-        AND coupon_key IN (SELECT coupon_key FROM bare)
-),
--- The places of the latest snapshot that carries a sequence and of the latest that does not.
-before AS (
-    SELECT
-        *,
-        CASE
-            WHEN sequence IS NULL THEN
-                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-            ELSE
-                max(CASE WHEN has_coupon AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key
-                    ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-        END                                             AS sequenced,
-        max(CASE WHEN has_coupon AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        )                                               AS unsequenced
-    FROM lines
-),
--- For each of these uses the position of the snapshot that was the latest then.
-known AS (
-    SELECT
-        before.position                                 AS position,
-        CASE
-            WHEN other.by_time IS NULL OR ranked.by_time > other.by_time THEN ranked.position
-            ELSE other.position
-        END                                             AS told_at
-    FROM before
-    LEFT JOIN lines AS ranked
-        ON ranked.coupon_key = before.coupon_key AND ranked.by_sequence = before.sequenced
-    LEFT JOIN lines AS other
-        ON other.coupon_key = before.coupon_key AND other.by_time = before.unsequenced
-    WHERE NOT before.has_coupon
-),
-life_lines AS (
-    SELECT
-        *,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY sequence NULLS FIRST, event_time, event_id)
-                                                        AS by_sequence,
-        row_number() OVER (PARTITION BY coupon_key ORDER BY event_time, event_id)
-                                                        AS by_time
-    FROM (
-        SELECT position, coupon_key, event_id, event_time, sequence, 'other' AS type
-        FROM suspects
-        WHERE perhaps_deleted
-        UNION ALL
-        SELECT position, coupon_key, event_id, event_time, sequence, type
-        FROM facts
-        WHERE
-            (type = 'coupon.created' OR type = 'coupon.deleted')
-            AND coupon_key IN (SELECT coupon_key FROM suspects WHERE perhaps_deleted)
-    ) AS events_of_a_life
-),
-life_before AS (
-    SELECT
-        *,
-        CASE
-            WHEN sequence IS NULL THEN
-                max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-            ELSE
-                max(CASE WHEN type <> 'other' AND sequence IS NOT NULL THEN by_sequence END) OVER (
-                    PARTITION BY coupon_key
-                    ORDER BY by_sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-                )
-        END                                             AS sequenced,
-        max(CASE WHEN type <> 'other' AND sequence IS NULL THEN by_time END) OVER (
-            PARTITION BY coupon_key ORDER BY by_time ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
-        )                                               AS unsequenced
-    FROM life_lines
-),
-life_known AS (
-    SELECT
-        life_before.position                            AS position,
-        CASE
-            WHEN other.by_time IS NULL OR ranked.by_time > other.by_time THEN ranked.position
-            ELSE other.position
-        END                                             AS told_at
-    FROM life_before
-    LEFT JOIN life_lines AS ranked
-        ON ranked.coupon_key = life_before.coupon_key AND ranked.by_sequence = life_before.sequenced
-    LEFT JOIN life_lines AS other
-        ON other.coupon_key = life_before.coupon_key AND other.by_time = life_before.unsequenced
-    WHERE life_before.type = 'other'
-),
-after_deletion AS (
-    SELECT life_known.position AS position, life_lines.event_time AS deleted_at
-    FROM life_known
-    JOIN life_lines ON life_lines.position = life_known.told_at
-    WHERE life_lines.type = 'coupon.deleted'
-),
+-- include: told-before-uses
+-- include: after-deletion
 judged AS (
     SELECT
-        suspects.coupon_key, suspects.event_key, suspects.event_time, after_deletion.deleted_at,
-        CASE WHEN suspects.has_coupon THEN suspects.start_time ELSE lines.start_time END
+        uses.site_id, uses.coupon_id, uses.coupon_key, uses.event_key, uses.code, uses.app_id, uses.event_time,
+        coalesce(uses.order_id, concat('event:', uses.event_id))
+                                                        AS order_id,
+        after_deletion.deleted_at,
+        CASE WHEN uses.has_coupon THEN uses.start_time ELSE known.start_time END
                                                         AS start_time,
-        CASE WHEN suspects.has_coupon THEN suspects.expiration_time ELSE lines.expiration_time END
+        CASE WHEN uses.has_coupon THEN uses.expiration_time ELSE known.expiration_time END
                                                         AS expiration_time,
-        CASE WHEN suspects.has_coupon THEN suspects.active ELSE lines.active END
+        CASE WHEN uses.has_coupon THEN uses.active ELSE known.active END
                                                         AS active
-    FROM suspects
-    LEFT JOIN known ON known.position = suspects.position
-    LEFT JOIN lines ON lines.position = known.told_at
-    LEFT JOIN after_deletion ON after_deletion.position = suspects.position
-),
-odd AS (
-    SELECT *
-    FROM judged
-    WHERE event_time < start_time OR event_time >= expiration_time OR NOT active OR deleted_at IS NOT NULL
-),
-listed AS (
-    SELECT
-        odd.*, coupons.site_id, coupons.coupon_id, coalesce(redemptions.code, coupons.code) AS code, coupons.name,
-        redemptions.order_id, redemptions.app_id,
-        row_number() OVER (
-            ORDER BY odd.event_time DESC, coupons.site_id, coupons.coupon_id, redemptions.order_id
-        )                                               AS place
-    FROM odd
-    -- Only the first report of a use stands there: an order that is reported again is no other use.
-    JOIN redemptions ON redemptions.event_key = odd.event_key
-    JOIN coupons ON coupons.coupon_key = odd.coupon_key
+    FROM uses
+    LEFT JOIN known ON known.position = uses.position
+    LEFT JOIN after_deletion ON after_deletion.position = uses.position
 )
 SELECT
-    listed.site_id                                      AS site_id,
-    listed.coupon_id                                    AS coupon_id,
-    listed.code                                         AS code,
-    listed.name                                         AS name,
-    listed.order_id                                     AS order_id,
-    listed.app_id                                       AS app_id,
-    listed.event_time                                   AS used_at,
+    judged.site_id                                      AS site_id,
+    judged.coupon_id                                    AS coupon_id,
+    coalesce(judged.code, coupons.code)                 AS code,
+    coupons.name                                        AS name,
+    judged.order_id                                     AS order_id,
+    judged.app_id                                       AS app_id,
+    judged.event_time                                   AS used_at,
     concat_ws(
         ', ',
-        CASE WHEN listed.event_time < listed.start_time THEN 'before start' END,
-        CASE WHEN listed.event_time >= listed.expiration_time THEN 'after expiration' END,
-        CASE WHEN NOT listed.active THEN 'while inactive' END,
-        CASE WHEN listed.deleted_at IS NOT NULL THEN 'after deletion' END
+        CASE WHEN judged.event_time < judged.start_time THEN 'before start' END,
+        CASE WHEN judged.event_time >= judged.expiration_time THEN 'after expiration' END,
+        CASE WHEN NOT judged.active THEN 'while inactive' END,
+        CASE WHEN judged.deleted_at IS NOT NULL THEN 'after deletion' END
     )                                                   AS reasons,
-    listed.start_time                                   AS start_time,
-    listed.expiration_time                              AS expiration_time,
-    listed.active                                       AS active,
-    listed.deleted_at                                   AS deleted_at
-FROM listed
-WHERE CAST($limit AS BIGINT) IS NULL OR listed.place <= $limit
-ORDER BY used_at DESC, listed.site_id, listed.coupon_id, listed.order_id
+    judged.start_time                                   AS start_time,
+    judged.expiration_time                              AS expiration_time,
+    judged.active                                       AS active,
+    judged.deleted_at                                   AS deleted_at
+FROM judged
+JOIN coupons ON coupons.coupon_key = judged.coupon_key
+WHERE
+    (
+        judged.event_time < judged.start_time
+        OR judged.event_time >= judged.expiration_time
+        OR NOT judged.active
+        OR judged.deleted_at IS NOT NULL
+    )
+    -- Only the first report of a use stands there: an order that is reported again is no other use.
+    AND judged.event_key IN (SELECT event_key FROM redemptions WHERE redeemed_at >= (SELECT begins FROM since_when))
+ORDER BY used_at DESC, judged.site_id, judged.coupon_id, judged.order_id
+-- Without a limit it is more than anyone can read, and the most that every engine takes.
+LIMIT CAST(least(CAST($limit AS BIGINT), 2147483647) AS INTEGER)

@@ -19,7 +19,7 @@ from analytics.columns import (
     fact_columns,
     projection_columns,
 )
-from analytics.lake import Snapshot
+from analytics.lake import Snapshot, in_lake
 from analytics.lake.levels import parquet, visible
 from eventstore.projections.catalogue import Catalogue
 from eventstore.projections.duck import quoted
@@ -68,9 +68,11 @@ class Macro:
 def views(snapshot: Snapshot, catalogue: Catalogue) -> Iterator[View]:
     """The views over a moment of the lake, each after those that it reads."""
     until = f" WHERE position <= {snapshot.position}" if snapshot.events_end > snapshot.position else ""
-    yield _over(EVENTS, EVENTS_ABOUT, event_columns(), _stored(snapshot.events) + until if snapshot.events else None)
-    yield _over(FACTS, FACTS_ABOUT, fact_columns(), f"SELECT * FROM {EVENTS}")
-    for model in catalogue:
+    log = _stored(snapshot.events) + until if snapshot.events else None
+    yield _over(EVENTS, EVENTS_ABOUT, event_columns(), log)
+    # Over the files too: each view between a question and them is looked through wherever the question names it.
+    yield _over(FACTS, FACTS_ABOUT, fact_columns(), log)
+    for model in in_lake(catalogue):
         levels = snapshot.projections.get(model.name)
         yield _over(model.name, model.about, projection_columns(model), visible(levels) if levels else None)
     yield _over(

@@ -2,86 +2,72 @@
 -- recorded by `known_by`; null: whenever. The rule of the model (eventstore/projections/models/coupons.sql), over typed columns
 -- and so without reading payloads; a test compares the two.
 WITH told AS (
-    SELECT *
+    SELECT position, coupon_key, type, event_time, event_id, sequence, has_coupon
     FROM facts
     WHERE
         type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
         AND (CAST(true_at AS TIMESTAMPTZ) IS NULL OR event_time <= CAST(true_at AS TIMESTAMPTZ))
         AND (CAST(known_by AS TIMESTAMPTZ) IS NULL OR recorded_at <= CAST(known_by AS TIMESTAMPTZ))
 ),
-sequenced AS (
+-- The latest snapshot among those that carry a sequence, and among those that do not; then of the two the later one, by time, then
+-- by event id.
+latest AS (
     SELECT
-        site_id, coupon_id, position, event_time, event_id,
-        row_number() OVER (
-            PARTITION BY site_id, coupon_id ORDER BY sequence DESC, event_time DESC, event_id DESC, position DESC
-        ) AS place
+        coupon_key,
+        arg_max(position, (coalesce(sequence, 0), event_time, event_id, position)) AS position
     FROM told
-    WHERE has_coupon AND sequence IS NOT NULL
+    WHERE has_coupon
+    GROUP BY coupon_key, sequence IS NULL
 ),
-unsequenced AS (
+shown AS (
     SELECT
-        site_id, coupon_id, position, event_time, event_id,
-        row_number() OVER (
-            PARTITION BY site_id, coupon_id ORDER BY event_time DESC, event_id DESC, position DESC
-        ) AS place
-    FROM told
-    WHERE has_coupon AND sequence IS NULL
+        told.coupon_key,
+        arg_max(told.position, (told.event_time, told.event_id, told.sequence IS NOT NULL)) AS position
+    FROM latest
+    JOIN told ON told.position = latest.position
+    GROUP BY told.coupon_key
 ),
-life_sequenced AS (
+-- The same of its creations and deletions.
+latest_of_life AS (
     SELECT
-        site_id, coupon_id, type, event_time, event_id,
-        row_number() OVER (
-            PARTITION BY site_id, coupon_id ORDER BY sequence DESC, event_time DESC, event_id DESC
-        ) AS place
+        coupon_key,
+        arg_max(position, (coalesce(sequence, 0), event_time, event_id)) AS position
     FROM told
-    WHERE type IN ('coupon.created', 'coupon.deleted') AND sequence IS NOT NULL
+    WHERE type IN ('coupon.created', 'coupon.deleted')
+    GROUP BY coupon_key, sequence IS NULL
 ),
-life_unsequenced AS (
+ended AS (
     SELECT
-        site_id, coupon_id, type, event_time, event_id,
-        row_number() OVER (PARTITION BY site_id, coupon_id ORDER BY event_time DESC, event_id DESC) AS place
-    FROM told
-    WHERE type IN ('coupon.created', 'coupon.deleted') AND sequence IS NULL
+        told.coupon_key,
+        arg_max(told.type, (told.event_time, told.event_id, told.sequence IS NOT NULL)) = 'coupon.deleted' AS deleted
+    FROM latest_of_life
+    JOIN told ON told.position = latest_of_life.position
+    GROUP BY told.coupon_key
 ),
 lives AS (
     SELECT
-        site_id,
-        coupon_id,
+        coupon_key,
+        -- Any event of it tells its ids.
+        max(position)                                           AS last_position,
         min(event_time)                                         AS first_event_time,
         max(event_time)                                         AS last_event_time,
         max(event_time) FILTER (WHERE type = 'coupon.deleted')  AS deleted_at,
         max(event_time) FILTER (WHERE type = 'coupon.created')  AS created_last
     FROM told
-    GROUP BY site_id, coupon_id
+    GROUP BY coupon_key
 ),
 chosen AS (
     SELECT
-        l.*,
-        -- Of the two champions the later one: by time, then by event id.
-        CASE
-            WHEN s.position IS NULL THEN u.position
-            WHEN u.position IS NULL OR s.event_time > u.event_time
-                OR (s.event_time = u.event_time AND s.event_id >= u.event_id) THEN s.position
-            ELSE u.position
-        END AS position,
-        coalesce(
-            CASE
-                WHEN ls.type IS NULL THEN lu.type
-                WHEN lu.type IS NULL OR ls.event_time > lu.event_time
-                    OR (ls.event_time = lu.event_time AND ls.event_id >= lu.event_id) THEN ls.type
-                ELSE lu.type
-            END = 'coupon.deleted',
-            false
-        ) AS deleted
-    FROM lives AS l
-    LEFT JOIN sequenced AS s ON s.site_id = l.site_id AND s.coupon_id = l.coupon_id AND s.place = 1
-    LEFT JOIN unsequenced AS u ON u.site_id = l.site_id AND u.coupon_id = l.coupon_id AND u.place = 1
-    LEFT JOIN life_sequenced AS ls ON ls.site_id = l.site_id AND ls.coupon_id = l.coupon_id AND ls.place = 1
-    LEFT JOIN life_unsequenced AS lu ON lu.site_id = l.site_id AND lu.coupon_id = l.coupon_id AND lu.place = 1
+        lives.*,
+        coalesce(shown.position, lives.last_position)           AS position,
+        coalesce(ended.deleted, false)                          AS deleted
+    FROM lives
+    LEFT JOIN shown ON shown.coupon_key = lives.coupon_key
+    LEFT JOIN ended ON ended.coupon_key = lives.coupon_key
 )
 SELECT
-    c.site_id,
-    c.coupon_id,
+    f.site_id,
+    f.coupon_id,
     f.code,
     f.name,
     f.discount_type,
@@ -109,7 +95,7 @@ SELECT
     CASE WHEN c.created_last > c.deleted_at THEN c.created_last END AS restored_at,
     c.first_event_time,
     c.last_event_time,
-    f.event_id AS snapshot_event_id,
-    f.event_time AS snapshot_time
+    CASE WHEN f.has_coupon THEN f.event_id END AS snapshot_event_id,
+    CASE WHEN f.has_coupon THEN f.event_time END AS snapshot_time
 FROM chosen AS c
-LEFT JOIN facts AS f ON f.position = c.position
+JOIN facts AS f ON f.position = c.position

@@ -77,8 +77,8 @@ def export(
     who caused an event (actor_id) and whose site it was (account_id). coupons, coupon_usage and redemptions name nobody, but an
     order's id leads the site's owner to a customer. Hand over the smallest table that answers the question.
 
-    A line of ndjson of events holds the event as the log keeps it, byte for byte; the README tells how to read it into another
-    store.
+    A line of ndjson of events holds the event as the log keeps it, byte for byte. In Python, analytics.exported_events reads such
+    lines back, and append_many brings them into another store; `eventstore ingest` is for what Wix sends and does not take them.
     """
     from analytics.export import MEMORY_LIMIT
     from analytics.export import export as export_table

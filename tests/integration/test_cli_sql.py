@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,6 +26,8 @@ from tests.processes import Program
 from tests.serving import APPLIED, CREATED, PATIENCE, applied, created, environment, ndjson, wrapped
 
 DIALECT = "sqlite"  # what is asked here is the lake, which is the same of both stores
+WORKED_SECONDS = 3.0
+"""After so much of the processors' time a command that the tests start computes its answer: all before that takes less."""
 ENDLESS = "SELECT a.range * b.range AS x FROM range(1000000) a, range(1000000) b"
 COUNTED = "SELECT sum(a.range * b.range) FROM range(1000000) a, range(1000000) b"
 SHOP = ndjson(
@@ -201,6 +205,9 @@ def test_a_query_past_its_memory_is_refused(shop: Command) -> None:
     query = "SELECT list(uuid()::VARCHAR) FROM range(10000000)"
     assert "needs more memory" in shop.refused("sql", query, "--memory-limit", "64MB", status=1)
     assert "memory_limit='lots'" in shop.refused("sql", query, "--memory-limit", "lots", status=1)
+    for size in ("1KB", "100KB"):
+        for arguments in (["sql", query], ["export", "-o", "x.csv"]):
+            assert "memory" in shop.refused(*arguments, "--memory-limit", size, status=1)
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
@@ -218,6 +225,33 @@ def test_ctrl_c_ends_a_query(shop: Command, folder: Path) -> None:
         process.kill()
     assert status == 130
     assert (folder / "stderr.txt").read_text().splitlines()[-1] == "interrupted"
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("form", [["--csv"], ["--parquet", "x.parquet"]], ids=["csv", "parquet"])
+def test_a_signal_ends_a_query_before_its_first_row_too(
+    shop: Command, folder: Path, form: list[str], number: signal.Signals
+) -> None:
+    shop("lake", "catch-up")
+    counting = "SELECT count(*) AS n FROM range(100000000000) WHERE range % 7 = 3"
+    arguments = ["--store", shop.url, "sql", counting, *form]
+    process = Program(arguments, cwd=folder, env=environment(), errors=folder / "stderr.txt")
+    try:
+        used = 0.0
+        deadline = time.monotonic() + PATIENCE
+        while used < WORKED_SECONDS:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            told = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            used = (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+        process.send_signal(number)
+        status, _ = process.ended(PATIENCE)
+    finally:
+        process.kill()
+    assert (folder / "stderr.txt").read_text().split() == ["interrupted"]
+    assert status == 130
+    assert not list(folder.glob("*x.parquet*"))
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -257,6 +291,10 @@ def test_a_refusal_is_one_line_that_says_why(shop: Command, folder: Path, query:
         ["--tables", "coupons", "--csv"],
         ["SELECT 1", "--tables", "coupons"],
         ["SELECT 1", "--time-limit", "0"],
+        ["SELECT 1", "--time-limit", "nan"],
+        ["SELECT 1", "--csv", "--json"],
+        ["SELECT 1", "--csv", "--limit", "3"],
+        ["SELECT $a", "-p", "a=1", "-p", "a=2"],
     ],
     ids=" ".join,
 )

@@ -11,10 +11,15 @@ from typing import Any
 import duckdb
 import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import WriterProperties
 
 import analytics
-from analytics.columns import DELIVERY_COLUMNS, KEYS, added_keys, event_columns
+from analytics.columns import DELIVERY_COLUMNS, added_keys, event_columns
+from analytics.lake import LakeUnreadable, in_lake
+from analytics.lake.models import LakeSession
+from analytics.sql_cells import SqlCells
 from analytics.views import change_columns
 from eventstore.demo import examples, month
 from eventstore.errors import InputError, StoreNotReady
@@ -25,6 +30,8 @@ from eventstore.store import EventStore
 from tests.rows import change
 from tests.stores import NewUrl
 
+COPYING = "WITH x AS (COPY (SELECT 1 AS a) TO '{file}' (FORMAT parquet, USE_TMP_FILE false)) FROM x"
+"""Is a SELECT to DuckDB, and writes."""
 REFUSED = "only answers questions"
 
 
@@ -89,6 +96,33 @@ def test_a_query_reaches_no_file_but_those_of_its_moment(
         "EXPLAIN ANALYZE COPY (SELECT 1) TO '{file}'",
         "EXPLAIN /* */ ANALYZE COPY (SELECT 1) TO '{file}'",
         "EXPLAIN (ANALYZE) COPY (SELECT 1) TO '{file}'",
+        "{copying}",
+        "({copying})",
+        "({copying}) UNION ALL SELECT 1",
+        "EXPLAIN ANALYZE {copying}",
+        "EXPLAIN (ANALYZE) {copying}",
+        "EXPLAIN (ANALYZE) ({copying})",
+        "SUMMARIZE {copying}",
+        "DESCRIBE {copying}",
+        "SELECT * FROM ({copying})",
+        "WITH a AS (SELECT 1), b AS ({copying}) FROM b",
+        "WITH x AS MATERIALIZED (COPY (SELECT 1 AS a) TO '{file}' (FORMAT parquet, USE_TMP_FILE false)) FROM x",
+        "WITH x AS (COPY (SELECT 1 AS a) TO '{file}' (FORMAT csv)) FROM x",
+        "WITH x AS (INSERT INTO coupons SELECT * FROM coupons RETURNING *) FROM x",
+        "WITH x AS (UPDATE coupons SET code = 'x' RETURNING *) FROM x",
+        "WITH x AS (DELETE FROM coupons RETURNING *) FROM x",
+        "FROM json_execute_serialized_sql(json_serialize_sql($sql${copying}$sql$))",
+        "EXPLAIN ANALYZE FROM json_execute_serialized_sql(json_serialize_sql($sql${copying}$sql$))",
+        "SELECT * FROM (FROM JSON_Execute_Serialized_SQL(json_serialize_sql($sql${copying}$sql$)))",
+        "FROM query($sql${copying}$sql$)",
+        "FROM query('SELECT 1')",
+        "FROM main.query('SELECT 1')",
+        "SELECT (SELECT max(a) FROM query('SELECT 1 AS a'))",
+        "FROM checkpoint()",
+        "FROM enable_profiling(save_location = '{file}')",
+        "FROM enable_logging(storage = 'file', storage_path = '{folder}/logs')",
+        "FROM arrow_scan(0::UBIGINT::POINTER, 0::UBIGINT::POINTER, 0::UBIGINT::POINTER)",
+        "PIVOT coupons ON discount_type USING count(*)",
         "INSTALL httpfs",
         "FORCE INSTALL httpfs",
         "LOAD httpfs",
@@ -125,9 +159,10 @@ def test_what_is_no_query_is_refused_and_changes_nothing(
 ) -> None:
     [(file,)] = db.execute("SELECT DISTINCT unnest(current_setting('allowed_paths')) LIMIT 1").fetchall()
     kept = Path(file).read_bytes()
-    for ask in (db.execute, db.sql):
+    copying = COPYING.format(file=file)
+    for ask in (db.execute, db.sql, db.arrow):
         with pytest.raises(InputError, match=REFUSED):
-            ask(sql.format(folder=tmp_path, file=file))
+            ask(sql.format(folder=tmp_path, file=file, copying=copying))
     assert list(tmp_path.iterdir()) == []
     assert Path(file).read_bytes() == kept
     assert db.execute("SELECT count(*) > 10 FROM coupons").fetchall() == [(True,)]
@@ -140,7 +175,24 @@ def test_it_takes_one_statement(db: analytics.AnalyticsConnection, sql: str) -> 
 
 
 @pytest.mark.parametrize(
-    "sql", ["DESCRIBE coupons", "SHOW TABLES", "SUMMARIZE coupons", "EXPLAIN SELECT 1", "FROM facts"]
+    "sql",
+    [
+        "DESCRIBE coupons",
+        "SHOW TABLES",
+        "SUMMARIZE coupons",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT count(*) FROM coupons",
+        "FROM facts",
+        "VALUES (1)",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) FROM n",
+        "PIVOT coupons ON discount_type IN ('MONEY_OFF') USING count(*)",
+        "SELECT '\"type\":\"COPY_QUERY_NODE\"', 'COPY', 'query(1)'",
+        "SELECT code, unnest(['COPY', 'DELETE']) AS query FROM coupons, range(2) UNION SELECT 'a', 'b' ORDER BY ALL",
+        "FROM known_at('2999-01-01')",
+        "FROM information_schema.columns",
+        "FROM duckdb_columns()",
+        "FROM histogram(facts, event_date)",
+    ],
 )
 def test_it_takes_all_that_only_asks(db: analytics.AnalyticsConnection, sql: str) -> None:
     assert db.execute(sql).fetchall()
@@ -162,6 +214,11 @@ def test_a_query_past_the_time_limit_is_ended_and_the_next_is_answered(shop: str
         with pytest.raises(InputError, match=r"took longer than 0\.2 seconds"):
             # What comes bit by bit is computed while it is fetched.
             opened.limited(lambda: opened.execute(endless).fetchall())
+        with pytest.raises(InputError, match=r"took longer than 0\.2 seconds"):
+            opened.arrow(endless)
+        # A notebook's SQL cell.
+        with pytest.raises(InputError, match=r"took longer than 0\.2 seconds"):
+            SqlCells(opened).cursor().execute("SELECT count(*) FROM range(100000000000) WHERE range % 7 = 3")
         assert opened.execute("SELECT count(*) > 10 FROM coupons").fetchall() == [(True,)]
 
 
@@ -203,10 +260,61 @@ def short(type_: str) -> str:
     return type_.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
 
 
+# --- what it reads ----------------------------------------------------------------------------------------------------
+
+
+def spoil(file: Path, *, from_row_group: int) -> None:
+    """Make what the row groups from that one on hold unreadable; the file's description of itself stays."""
+    described = pq.ParquetFile(file).metadata
+    content = bytearray(file.read_bytes())
+    for number in range(from_row_group, described.num_row_groups):
+        for column in range(described.num_columns):
+            chunk = described.row_group(number).column(column)
+            start = min(each for each in (chunk.data_page_offset, chunk.dictionary_page_offset) if each)
+            content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_files_and_row_groups_that_the_statistics_rule_out_are_not_read(
+    store: EventStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is spoiled is not missed by a question about what stands before it: by position, by time and by day."""
+    monkeypatch.setattr("analytics.lake.delta.WRITER", WriterProperties(max_row_group_size=20))
+    lake = tmp_path / "lake"
+    for day in (1, 2):  # two files, of two row groups each
+        for number in range(40):
+            told = {"metadata": {"id": f"e{day}-{number}", "entityId": "c"}}
+            told["metadata"]["eventTime"] = f"2026-09-0{day}T{10 + number // 20}:00:00Z"
+            store.receive(orjson.dumps(told), handler="wixMarketing_onCouponDeleted", site="shop")
+        analytics.connect(store.engine, lake=lake).close()
+    files = sorted((lake / "events").glob("*.parquet"), key=lambda each: each.stat().st_mtime_ns)
+    assert [pq.ParquetFile(each).metadata.num_row_groups for each in files] == [2, 2]
+    spoil(files[0], from_row_group=1)
+    spoil(files[1], from_row_group=0)
+    with analytics.connect(lake=lake) as opened:
+        for where in (
+            "position <= 20",
+            "position BETWEEN 5 AND 6",
+            "event_time < TIMESTAMPTZ '2026-09-01 11:00:00Z'",
+        ):
+            query = f"SELECT count(*), count(payload), max(length(payload)) > 0 FROM events WHERE {where}"
+            [(count, payloads, there)] = opened.execute(query).fetchall()
+            assert (count == payloads, there) == (True, True)
+            assert count in (20, 2)
+        for where in (
+            "position <= 21",
+            "event_time <= TIMESTAMPTZ '2026-09-01 11:00:00Z'",
+            "event_date = '2026-09-02'",
+        ):
+            with pytest.raises(LakeUnreadable):
+                opened.execute(f"SELECT max(payload) FROM events WHERE {where}").fetchall()
+
+
 # --- what it shows ----------------------------------------------------------------------------------------------------
 
 
-def test_columns_have_their_types_and_say_what_they_are(db: analytics.AnalyticsConnection) -> None:
+def test_columns_have_their_types_and_say_what_they_are(db: analytics.AnalyticsConnection, tmp_path: Path) -> None:
     told = db.execute(
         "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
     ).fetchall()
@@ -214,15 +322,16 @@ def test_columns_have_their_types_and_say_what_they_are(db: analytics.AnalyticsC
         (table, column): (type_.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ"), comment)
         for table, column, type_, comment in told
     }
-    session = ModelSession(projections())
-    for model in projections():
+    with_signs = in_lake(projections())
+    session = LakeSession(with_signs.models, memory_limit="512MB", temp_directory=str(tmp_path))
+    for model in with_signs:
         made = dict(
             session.connection.execute(f"SELECT column_name, column_type FROM (DESCRIBE {model.name})").fetchall()
         )
         for column in model.shown:
             assert found.pop((model.name, column.name)) == (short(made[column.name]), column.doc)
-        for name in added_keys(model):
-            assert found.pop((model.name, name)) == ("BIGINT", KEYS[name][1])
+        for each in added_keys(model):
+            assert found.pop((model.name, each.name)) == (each.type, each.doc)
     session.close()
     for name, columns in (("events", event_columns()), ("facts", event_columns()[:-1]), ("changes", change_columns())):
         for each in columns:
@@ -231,7 +340,7 @@ def test_columns_have_their_types_and_say_what_they_are(db: analytics.AnalyticsC
         assert found.pop(("deliveries", each.name)) == (each.type, each.doc)
     assert not found  # nothing that only serves the merge
     about = dict(db.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
-    assert all(about[model.name] == model.about for model in projections())
+    assert all(about[model.name] == model.about for model in with_signs)
     assert set(about) == set(db.tables)
     assert all(about.values())
 

@@ -328,6 +328,12 @@ def test_what_is_wrong_is_said_before_anything_starts(command: Command, tmp_path
     assert "did you mean overview?" in line
     assert "no parameter 'color'" in command.refused("dashboard", "-p", "color=red", status=1)
     assert "NAME=VALUE" in command.run("dashboard", "-p", "red").stderr
+    for given in ("x", "2026-02-30", "2026-09-01T00:00:00Z", ""):
+        for arguments in (["dashboard"], ["notebook"], ["notebook", "overview", "--export", "x.html"]):
+            line = command.refused(*arguments, "-p", f"since={given}", status=1)
+            assert f"since takes a day, as in 2026-09-01, not {given!r}" in line
+    line = command.refused("dashboard", "-p", "since=2026-09-02", "-p", "until=2026-09-01", status=1)
+    assert "since=2026-09-02 is after until=2026-09-01" in line
     away = Command(f"sqlite:///{tmp_path / 'away.db'}")
     assert "away.db" in away.refused("dashboard", status=1)
     assert "away.db" in away.refused("notebook", "--export", "x.html", status=1)

@@ -110,6 +110,18 @@ def test_a_wrong_header_line_is_refused_with_what_is_wrong(line: str, wrong: str
         parse(FILE.replace(line, wrong), "wide.sql")
 
 
+def test_what_several_reports_ask_is_put_in_where_they_include_it() -> None:
+    parsed = parse(f"{FILE}\n-- include: after-deletion\n", "wide.sql")
+    assert "-- include" not in parsed.sql
+    assert "perhaps_deleted" in parsed.sql
+    with pytest.raises(ReportError, match=r"wide\.sql: `-- include: before-noon` names no file before-noon\.sql"):
+        parse(f"{FILE}\n-- include: before-noon\n", "wide.sql")
+    clauses = {each.name.removesuffix(".sql") for each in (files("analytics") / "clauses").iterdir()}
+    texts = [each.read_text(encoding="utf-8") for each in (files("analytics") / "reports").iterdir()]
+    included = [name for name in clauses if sum(f"-- include: {name}\n" in text for text in texts) > 1]
+    assert set(included) == clauses
+
+
 def test_an_unknown_report_lists_what_there_is_and_suggests_the_nearest() -> None:
     with pytest.raises(ReportError) as refusal:
         analytics.report("usage-by-coupon")
@@ -189,7 +201,6 @@ def test_a_value_is_read_as_its_type(type_: str, given: object, read: object) ->
         ("date", "2026-02-30"),
         ("date", NOON),
         ("timestamp", "yesterday"),
-        ("timestamp", ""),
         ("timestamp", "2026-09-01T12:00:00"),
         ("timestamp", NOON.replace(tzinfo=None)),
         ("timestamp", "0001-01-01T00:00:00+14:00"),
@@ -247,6 +258,81 @@ def test_a_word_that_is_no_choice_is_refused_with_those_there_are() -> None:
     assert str(refusal.value) == f"the report wide: {wanted}"
     with pytest.raises(ReportError, match="takes one of day, week, month, not 7"):
         report.values({"site": 7})
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "begins", "ends"),
+    [
+        ("UTC", "2026-09-15", "2026-09-15T00:00:00+00:00", "2026-09-15T23:59:59.999999+00:00"),
+        ("America/Los_Angeles", "2026-09-15", "2026-09-15T07:00:00+00:00", "2026-09-16T06:59:59.999999+00:00"),
+        ("Europe/Berlin", "2026-03-29", "2026-03-28T23:00:00+00:00", "2026-03-29T21:59:59.999999+00:00"),  # of 23 hours
+        ("europe/berlin", "2026-10-25", "2026-10-24T22:00:00+00:00", "2026-10-25T22:59:59.999999+00:00"),  # of 25
+        (
+            "America/Santiago",
+            "2026-09-06",
+            "2026-09-06T04:00:00+00:00",
+            "2026-09-07T02:59:59.999999+00:00",
+        ),  # no midnight
+        (
+            "America/Havana",
+            "2026-11-01",
+            "2026-11-01T04:00:00+00:00",
+            "2026-11-02T04:59:59.999999+00:00",
+        ),  # two midnights
+        ("Pacific/Kiritimati", "2026-01-01", "2025-12-31T10:00:00+00:00", "2026-01-01T09:59:59.999999+00:00"),
+    ],
+)
+def test_a_date_is_a_day_of_the_zone_that_the_report_is_asked_for(zone: str, day: str, begins: str, ends: str) -> None:
+    zoned = "-- parameter: tz     zone       UTC   The zone.\n-- parameter: since timestamp null From then.\n"
+    text = FILE.replace("-- column", f"{zoned}-- parameter: as_of  moment     null  As of then.\n-- column")
+    report = parse(text, "wide.sql")
+    for given in (day, date.fromisoformat(day)):
+        found = report.values({"since": given, "as_of": given, "tz": zone})
+        assert found["since"] == datetime.fromisoformat(begins)
+        assert found["as_of"] == datetime.fromisoformat(ends)
+    assert report.values({"tz": zone, "since": f"{day}T12:00:00Z"})["since"] == datetime.fromisoformat(
+        f"{day}T12:00:00Z"
+    )
+    assert parse(text.replace("tz     zone       UTC", "tz     text       UTC"), "wide.sql").values(
+        {"since": day, "tz": zone}
+    )["since"] == datetime.fromisoformat(f"{day}T00:00:00Z")
+
+
+@pytest.mark.parametrize("given", ["all", "ALL", ""])
+def test_all_or_nothing_lifts_a_restriction_but_where_it_is_a_text(given: str) -> None:
+    for report, name in (
+        ("redemptions", "limit"),
+        ("findings", "since"),
+        ("register", "status"),
+        ("register", "as_of"),
+    ):
+        assert analytics.report(report).values({name: given})[name] is None
+    assert analytics.report("redemptions").values({"site": given})["site"] == given
+    for report, name in (("unused-and-expiring", "days"), ("usage-over-time", "per"), ("usage-over-time", "tz")):
+        with pytest.raises(ReportError, match=f"the parameter {name} takes"):
+            analytics.report(report).values({name: given})
+
+
+def test_a_span_that_nothing_lies_in_is_refused() -> None:
+    report = analytics.report("redemptions")
+    for until in ("2026-09-01", "2026-08-31", "2026-09-01T00:00:00Z"):
+        with pytest.raises(ReportError, match="until is to be later"):
+            report.values({"since": "2026-09-01", "until": until})
+    assert report.values({"since": "2026-09-01", "until": "2026-09-01T00:00:01Z"})["until"] is not None
+
+
+def test_an_answer_that_its_limit_may_have_cut_says_so() -> None:
+    def cut(name: str, columns: str, rows: list[tuple[str, str]], limit: int | None) -> bool:
+        parts = tuple(ReportColumn(each, "text", "") for each in columns.split())
+        return ReportResult(name, "", {"limit": limit}, 1, parts, tuple(rows)).cut
+
+    rows = [("a", "X"), ("a", "x"), ("b", "X")]
+    for limit, wanted in ((None, False), (2, True), (3, True), (4, False)):
+        assert cut("redemptions", "site_id code", rows, limit) == wanted
+    for limit, wanted in ((None, False), (1, True), (2, True), (3, False)):
+        assert cut("code-reuse", "site_id code", rows, limit) == wanted  # two codes, one of two coupons
+        assert cut("findings", "code what", rows, limit) == wanted  # two of one
+    assert not ReportResult("r", "", {}, 1, (), ((),)).cut
 
 
 def test_what_is_not_given_has_its_default() -> None:
