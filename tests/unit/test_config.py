@@ -50,7 +50,12 @@ def test_every_setting_can_be_given_by_the_environment(monkeypatch: pytest.Monke
     given |= {"workers": 3, "max_body_bytes": 2048, "max_batch_bytes": 4096, "auth_failures_per_minute": 3}
     given |= {"report_seconds": 1.5, "report_memory": "1GB", "report_rows": 10, "max_streams": 4}
     given |= {"lake": "s3://shop/lake"}
-    given |= {"handlers": "events.py", "handlers_name": "shop", "handlers_from": "beginning", "forward_secret": "whsec_x"}
+    given |= {
+        "handlers": "events.py",
+        "handlers_name": "shop",
+        "handlers_from": "beginning",
+        "forward_secret": "whsec_x",
+    }
     given |= {"projections": ["mine"], "project": False}
     given |= {"log_level": "debug", "log_format": "json", "apps": [{"name": "a", "key": "k", "instances": ["i"]}]}
     assert given.keys() == Settings.model_fields.keys()
