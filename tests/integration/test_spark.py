@@ -218,7 +218,12 @@ def ask_at_random(stores: Both, name: str) -> None:
     whole = stores.agree(name, **clock)
     chance = random.Random(name)
     for _ in range(DRAWS):
-        stores.agree(name, **{each.name: drawn_value(each, whole, chance) for each in parameters} | clock)
+        asked = {each.name: drawn_value(each, whole, chance) for each in parameters} | clock
+        since, until = asked.get("since"), asked.get("until")
+        if isinstance(since, datetime) and isinstance(until, datetime) and since >= until:
+            # A span that nothing lies in is refused before either is asked.
+            asked["since"], asked["until"] = until, since if since > until else None
+        stores.agree(name, **asked)
 
 
 # Reports
