@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from eventstore.event import Event, Source
 from eventstore.handlers import Handlers
-from eventstore.handlers.lanes import Rules
+from eventstore.handlers.gate import Rules
 from eventstore.handlers.runner import HandlerRunner
 from eventstore.handlers.session import Limits
 from eventstore.store import EventStore

@@ -91,7 +91,7 @@ def run_handlers(
     ends. Exit status of --once: 75 where a handler rests and is to be tried later.
     """
     from eventstore import logs
-    from eventstore.handlers.lanes import Rules
+    from eventstore.handlers.gate import Rules
     from eventstore.handlers.loading import load_handlers
     from eventstore.handlers.session import Limits
 

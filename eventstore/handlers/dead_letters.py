@@ -7,7 +7,7 @@ with them and is resolved at the end, so that at any moment it says what of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, selec
 
 from eventstore.errors import InputError, NotFound
 from eventstore.handlers.feed import Fed, Subject
+from eventstore.handlers.positions import Holder
 from eventstore.log.engine import write_transaction
 from eventstore.log.records import now
-from eventstore.log.tables import handler_dead_letters, handler_positions
+from eventstore.log.tables import handler_dead_letters
 
 HANDLED, SKIPPED = "handled", "skipped"
 """How a letter is resolved."""
@@ -122,31 +123,18 @@ def waiting(connection: Connection, name: str | None = None) -> dict[tuple[str, 
 
 
 def park(
-    engine: Engine,
-    name: str,
-    handler: str,
-    epoch: int,
-    fed: Fed,
-    *,
-    attempts: int,
-    reason: str,
-    retry_at: datetime | None,
+    engine: Engine, holder: Holder, fed: Fed, *, attempts: int, reason: str, retry_at: datetime | None
 ) -> int | None:
     """Park an event with its subject: its letter's id; None where another process has taken the handler over."""
     with write_transaction(engine, durable=False) as connection:
-        mine = select(handler_positions.c.position).where(
-            handler_positions.c.name == name,
-            handler_positions.c.handler == handler,
-            handler_positions.c.epoch == epoch,
-        )
-        if connection.execute(mine.with_for_update(read=True)).scalar() is None:
+        if not holder.holds(connection):
             return None
         site, subject = fed.subject
         added = connection.execute(
             handler_dead_letters.insert()
             .values(
-                name=name,
-                handler=handler,
+                name=holder.name,
+                handler=holder.handler,
                 position=fed.position,
                 handled_to=fed.position - 1,
                 site_id=site,
@@ -162,29 +150,52 @@ def park(
         return int(added.scalar_one())
 
 
-def begin(engine: Engine, letter_id: int, attempts: int) -> None:
-    """Write down, before it is done, that a letter's event is tried once more."""
-    _change(engine, letter_id, begun_at=now(), attempts=attempts)
-
-
-def fail(engine: Engine, letter_id: int, fed: Fed, *, attempts: int, reason: str, retry_at: datetime | None) -> None:
-    """Say that the event, the letter's or one of those behind it, could not be taken this time either."""
-    _change(
+def begin(engine: Engine, holder: Holder, letter_id: int, fed: Fed, attempts: int) -> bool:
+    """Write down, before it is done, that this event is tried once more; False where the handler is another process's now."""
+    return _change(
         engine,
+        holder,
         letter_id,
-        position=fed.position,
-        event_id=fed.event_id,
-        attempts=attempts,
-        reason=reason,
-        retry_at=retry_at,
-        begun_at=None,
-        resolution=None,
+        lambda _: {"position": fed.position, "event_id": fed.event_id, "begun_at": now(), "attempts": attempts},
     )
 
 
-def put_off(engine: Engine, letter_id: int, retry_at: datetime, attempts: int) -> None:
+def fail(
+    engine: Engine,
+    holder: Holder,
+    letter_id: int,
+    fed: Fed,
+    *,
+    attempts: int,
+    reason: str,
+    retry_at: datetime | None,
+) -> bool:
+    """Say that the event, the letter's or one of those behind it, could not be taken this time either."""
+    facts = {
+        "position": fed.position,
+        "event_id": fed.event_id,
+        "attempts": attempts,
+        "reason": reason,
+        "begun_at": None,
+    }
+    return _change(engine, holder, letter_id, lambda letter: facts | _next_try(letter, fed.position, retry_at))
+
+
+def put_off(engine: Engine, holder: Holder, letter_id: int, fed: Fed, retry_at: datetime, attempts: int) -> bool:
     """Try a letter again later, as nothing was tried now."""
-    _change(engine, letter_id, retry_at=retry_at, begun_at=None, attempts=attempts)
+    return _change(
+        engine,
+        holder,
+        letter_id,
+        lambda letter: {"begun_at": None, "attempts": attempts} | _next_try(letter, fed.position, retry_at),
+    )
+
+
+def _next_try(letter: HandlerDeadLetter, position: int, retry_at: datetime | None) -> dict[str, object]:
+    # A person may have said meanwhile that just this event is to be skipped.
+    if letter.resolution == SKIP and letter.position == position:
+        return {"resolution": SKIP, "retry_at": now()}
+    return {"resolution": None, "retry_at": retry_at}
 
 
 def advance(connection: Connection, letter_id: int, position: int) -> bool:
@@ -216,20 +227,26 @@ def resolve_behind(connection: Connection, name: str, handler: str, position: in
     return written.rowcount
 
 
-def found_begun(engine: Engine, name: str, handler: str, attempts: int, waits: timedelta) -> None:
-    """Of letters that were being tried when their process ended: try them later, or leave them to people after so many."""
+def found_begun(engine: Engine, name: str, handler: str, attempts: int, waits: timedelta, *, alive: bool) -> None:
+    """Of letters that were being tried when their process ended: try them later, or leave them to people after so many.
+
+    `alive`: it was this very process, which only lost the database: that was no attempt.
+    """
     with write_transaction(engine, durable=False) as connection:
         begun = and_(_row.name == name, _row.handler == handler, _row.begun_at.is_not(None), _row.resolved_at.is_(None))
-        for letter_id, tried in connection.execute(select(_row.id, _row.attempts).where(begun)).all():
-            connection.execute(
-                update(handler_dead_letters)
-                .where(_row.id == letter_id)
-                .values(
-                    begun_at=None,
-                    reason="the process ended while the event was handled",
-                    retry_at=None if tried >= attempts else now() + waits,
-                )
-            )
+        for row in connection.execute(select(handler_dead_letters).where(begun)).all():
+            letter = _letter(row)
+            facts: dict[str, object] = {"begun_at": None}
+            if alive:
+                facts |= {"attempts": max(letter.attempts - 1, 0), "retry_at": now() + waits}
+            else:
+                facts |= {
+                    "reason": "the process ended while the event was handled",
+                    "retry_at": None if letter.attempts >= attempts else now() + waits,
+                }
+            if letter.resolution == SKIP:
+                facts["retry_at"] = now()
+            connection.execute(update(handler_dead_letters).where(_row.id == letter.id).values(**facts))
 
 
 def retry(engine: Engine, letter_ids: Sequence[int] | None, *, name: str | None, handler: str | None) -> int:
@@ -273,11 +290,18 @@ def _open(connection: Connection, letter_id: int) -> HandlerDeadLetter:
     return letter
 
 
-def _change(engine: Engine, letter_id: int, **values: object) -> None:
+def _change(
+    engine: Engine, holder: Holder, letter_id: int, facts: Callable[[HandlerDeadLetter], dict[str, object]]
+) -> bool:
+    """Write to an open letter what `facts` says of it; False where the handler is another process's now."""
     with write_transaction(engine, durable=False) as connection:
-        connection.execute(
-            update(handler_dead_letters).where(_row.id == letter_id, _row.resolved_at.is_(None)).values(**values)
-        )
+        if not holder.holds(connection):
+            return False
+        found = select(handler_dead_letters).where(_row.id == letter_id, _row.resolved_at.is_(None))
+        row = connection.execute(found.with_for_update()).one_or_none()
+        if row is not None:
+            connection.execute(update(handler_dead_letters).where(_row.id == letter_id).values(**facts(_letter(row))))
+    return True
 
 
 def _letter(row: Row[tuple[object, ...]]) -> HandlerDeadLetter:

@@ -98,6 +98,8 @@ def beginning(engine: Engine, text: str) -> int:
         position = int(text)
         if not 1 <= position <= INT64_MAX:
             raise InputError(f"{text} is no position: the first event has position 1")
+        if position > head(engine) + 1:
+            raise InputError(f"{text} is no position of the log yet, which ends at {head(engine)}; `now` is its end")
         return position - 1
     try:
         moment = read_time(text, "from")

@@ -22,7 +22,7 @@ from standardwebhooks.webhooks import Webhook
 
 from eventstore import __version__
 from eventstore.errors import InputError
-from eventstore.handlers.lanes import Rules
+from eventstore.handlers.gate import Rules
 from eventstore.handlers.registry import Handler, Handlers, TryLater
 from eventstore.handlers.shape import CouponEvent
 

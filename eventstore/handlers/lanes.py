@@ -6,56 +6,27 @@ those of different coupons at once. Methods may be called from any thread.
 
 from __future__ import annotations
 
-import random
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator
 from datetime import datetime, timedelta
-from enum import Enum
 
 from eventstore.backoff import wait_after
 from eventstore.handlers import dead_letters, positions
 from eventstore.handlers.calls import SUPERSEDED, Call, Mine, Outcome
 from eventstore.handlers.dead_letters import HandlerDeadLetter
 from eventstore.handlers.feed import Fed, Subject, of_subject
-from eventstore.handlers.positions import Progress, Standing
+from eventstore.handlers.gate import Gate, Rules, about
+from eventstore.handlers.positions import Holder, Progress, Standing
 from eventstore.log.engine import write_transaction
 from eventstore.log.records import now
 
-RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0)
-"""How long a failed event rests before it is tried again, one after the other. After the last try it waits for a person."""
-PAUSE_SECONDS = (1.0, 5.0, 15.0, 60.0)
-"""How long a handler rests as a whole when it asks to try later or fails for every coupon; the last one repeated."""
-FAILING_SUBJECTS = 20
-"""So many coupons in a row, not one taken, and it is the handler that is broken: it rests, and not every coupon is parked."""
-JITTER = 0.25
-"""Waits are this share shorter or longer, by chance, so that what failed together is not tried again together."""
 MAX_DEATHS = 3
 """An event that was begun alone so often, and whose process ended each time, is what ends it: it is parked for a person."""
 ROOM = 2_000
 """Events of a handler that may wait in memory: reading goes on once there are fewer."""
 REVIVED_PAGE = 100
 """Events behind a parked one that are read at a time once it is taken."""
-
-
-class Gate(Enum):
-    """Whether events are begun."""
-
-    OPEN = "open"
-    SHUT = "shut"
-    AJAR = "ajar"
-    """One is, to see whether it goes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How often and after which waits (seconds) a failed event is tried."""
-
-    attempts: int = len(RETRY_SECONDS) + 1
-    retry_seconds: Sequence[float] = RETRY_SECONDS
-    pause_seconds: Sequence[float] = PAUSE_SECONDS
 
 
 class Lane:
@@ -77,12 +48,15 @@ class Lane:
         self.claimed = standing.claimed
         self.careful_to = standing.claimed if standing.claimed > standing.position else 0
         """Up to here an earlier process may have begun events and died of one: each is begun alone."""
+        self._careful_from = standing.position if self.careful_to else None
         self.suspect = standing.suspect if standing.deaths >= MAX_DEATHS else None
         self.pace = 1.0
         """Seconds that a call takes, about."""
         self.lost = False
         """Whether another process has taken over, or a person moved the handler: what is here does not count any more."""
         self._rules = rules
+        self._attempts = rules.attempts if self.handler.attempts is None else self.handler.attempts
+        self._holder = Holder(mine.name, mine.handler.name, mine.epoch)
         self._release = release
         self._drained = drained
         self._lock = threading.Lock()
@@ -92,13 +66,7 @@ class Lane:
         self._parked = parked
         self._reviving: set[Subject] = set()
         self._hanging: set[Subject] = set()
-        self._held: list[Subject] = []
-        self._gate = Gate.OPEN
-        self._probing = False
-        self._paused: str | None = None
-        self._paused_until = 0.0
-        self._pauses = 0
-        self._failures = 0
+        self._gate = Gate(rules, self._attempts)
         self._handled = 0
         self._saved: tuple[int, int, str | None] = (standing.position, standing.claimed, None)
         self._closed = False
@@ -112,13 +80,19 @@ class Lane:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes events."""
-        return self._gate is Gate.OPEN and not self._closed and not self.lost
+        """Whether it takes events, to be begun now or after a rest."""
+        return not self._closed and not self.lost
 
     @property
     def is_careful(self) -> bool:
         """Whether events are begun one at a time."""
         return self.read_to < self.careful_to
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the event under way is one that was begun by itself."""
+        begin = self._careful_from
+        return begin is not None and begin < self.read_to <= self.careful_to
 
     @property
     def is_idle(self) -> bool:
@@ -128,7 +102,7 @@ class Lane:
     @property
     def paused(self) -> str | None:
         """Why nothing is begun for now; None while it is."""
-        return self._paused
+        return self._gate.reason
 
     def wants(self, fed: Fed) -> bool:
         """Whether the event is to be begun at all."""
@@ -164,33 +138,22 @@ class Lane:
             self._release(self, started)
 
     def tick(self) -> None:
-        """Try again, if the time has come after a pause."""
+        """Try again, if the time has come after a rest."""
         with self._lock:
-            if self._gate is not Gate.SHUT or time.monotonic() < self._paused_until:
-                return
-            self._gate, self._probing = Gate.AJAR, False
-            one = self._held[:1]
-            del self._held[:1]
-            if not one:
-                # Whatever failed is parked: what comes next shows whether it goes.
-                self._gate = Gate.OPEN
-                self._failures = FAILING_SUBJECTS - 1
-        if one:
-            self._release(self, one)
+            one = self._gate.tick()
+        if one is not None:
+            self._release(self, [one])
 
     # Calls
 
     def next(self, subject: Subject) -> Fed | None:
         """The event to be begun; None if none is to be for now: whoever may will be told by `release`."""
         with self._lock:
-            if self._closed or self.lost:
-                return None
-            if self._gate is Gate.SHUT or (self._gate is Gate.AJAR and self._probing):
-                self._held.append(subject)
-                return None
-            self._probing = True
             queue = self._queues.get(subject)
-            return queue[0] if queue else None
+            if self._closed or self.lost or not queue or not self._gate.admits(subject):
+                return None
+            self._gate.begun()
+            return queue[0]
 
     def settle(self, call: Call, outcome: Outcome) -> bool:
         """What came of a call; True if the same subject's next event may follow at once."""
@@ -199,19 +162,26 @@ class Lane:
         if outcome is SUPERSEDED:
             self.lost = True
             return False
-        if outcome.later:
-            self._pause(outcome.reason, outcome.seconds)
-            with self._lock:
-                self._held.append(call.fed.subject)
+        if outcome.later and self._asked_later(call.fed.subject, outcome):
             return False
         self._park(call.fed, outcome.reason, attempts=call.attempt)
         return False
+
+    def _asked_later(self, subject: Subject, outcome: Outcome) -> bool:
+        assert outcome.reason is not None
+        alone = self.is_alone
+        with self._lock:
+            held = self._gate.asked_later(subject, outcome.reason, outcome.seconds, alone=alone)
+        if held and alone:
+            mine = self.mine
+            positions.clear(mine.engine, mine.name, self.handler.name, mine.epoch)
+        return held
 
     def _finished(self, fed: Fed) -> bool:
         with self._lock:
             self._unfinished.pop(fed.record.position, None)
             self._handled += 1
-            held = self._succeeded()
+            held = self._gate.succeeded(fed.subject)
             queue = self._queues.get(fed.subject)
             if queue:
                 queue.popleft()
@@ -225,14 +195,6 @@ class Lane:
             self._release(self, held)
         return more
 
-    def _succeeded(self) -> list[Subject]:
-        self._failures = 0
-        if self._gate is Gate.OPEN:
-            return []
-        self._gate, self._paused, self._pauses = Gate.OPEN, None, 0
-        held, self._held = self._held, []
-        return held
-
     def park_suspect(self, fed: Fed) -> None:
         """Park the event that has ended its process again and again, unbegun."""
         with self._lock:
@@ -245,12 +207,9 @@ class Lane:
         )
 
     def _park(self, fed: Fed, reason: str, *, attempts: int, alone: bool = False) -> None:
-        mine = self.mine
         letter = dead_letters.park(
-            mine.engine,
-            mine.name,
-            self.handler.name,
-            mine.epoch,
+            self.mine.engine,
+            self._holder,
             fed,
             attempts=attempts,
             reason=reason,
@@ -264,31 +223,19 @@ class Lane:
             for each in self._queues.pop(fed.subject, ()):
                 self._unfinished.pop(each.record.position, None)
             self._unfinished.pop(fed.record.position, None)
-            self._failures += 1
-            broken = self._failures >= FAILING_SUBJECTS or self._gate is Gate.AJAR
-        if broken:
-            self._pause(f"{self._failures} coupons in a row failed, the last one: {reason}", None)
-
-    def _pause(self, reason: str, seconds: float | None) -> None:
-        with self._lock:
-            if self._gate is Gate.SHUT and seconds is None:
-                return
-            wait = wait_after(self._pauses, self._rules.pause_seconds) if seconds is None else seconds
-            self._gate, self._paused = Gate.SHUT, reason
-            self._paused_until = time.monotonic() + _about(wait)
-            self._pauses += 1
+            self._gate.failed(fed.subject, reason)
+        self._drained()
 
     def _retry_at(self, attempts: int) -> datetime | None:
-        most = self._rules.attempts if self.handler.attempts is None else self.handler.attempts
-        if attempts >= most:
+        if attempts >= self._attempts:
             return None
-        return now() + timedelta(seconds=_about(wait_after(attempts - 1, self._rules.retry_seconds)))
+        return now() + timedelta(seconds=about(wait_after(attempts - 1, self._rules.retry_seconds)))
 
     # Dead letters
 
     def due(self) -> list[HandlerDeadLetter]:
         """The letters to be tried again now; each must be given to `revival`."""
-        if not self._parked or self._closed or self.lost:
+        if not self._parked or self._closed or self.lost or not self._gate.is_open:
             return []
         mine = self.mine
         with mine.engine.connect() as connection:
@@ -317,7 +264,7 @@ class Lane:
         after, attempts, resolution = letter.handled_to, letter.attempts, dead_letters.HANDLED
         if letter.resolution == dead_letters.SKIP:
             self._leave_out(letter)
-            after, attempts, resolution = letter.position, 0, dead_letters.SKIPPED
+            after, attempts, resolution = max(letter.position, letter.handled_to), 0, dead_letters.SKIPPED
         while True:
             until = self.read_to
             found = of_subject(
@@ -326,22 +273,27 @@ class Lane:
             for fed in found:
                 if fed.position in self._done or not self.handler.wants(fed.type, fed.record):
                     continue
-                if self._closed or self.lost:
+                if self._closed or self.lost or not self._gate.is_open:
                     return
                 attempts += 1
-                dead_letters.begin(mine.engine, letter.id, attempts)
+                if not dead_letters.begin(mine.engine, self._holder, letter.id, fed, attempts):
+                    self.lost = True
+                    return
                 call = Call(mine, fed, attempt=attempts, letter=letter.id)
                 outcome = yield call
                 if outcome is SUPERSEDED:
                     self.lost = True
                     return
                 if outcome.later:
-                    wait = wait_after(0, self._rules.pause_seconds) if outcome.seconds is None else outcome.seconds
-                    dead_letters.put_off(mine.engine, letter.id, now() + timedelta(seconds=wait), attempts - 1)
+                    with self._lock:
+                        self._gate.shut(outcome.reason or "", outcome.seconds)
+                    wait = timedelta(seconds=self._rules.pause(0, outcome.seconds))
+                    dead_letters.put_off(mine.engine, self._holder, letter.id, fed, now() + wait, attempts - 1)
                     return
                 if outcome.reason is not None:
                     dead_letters.fail(
                         mine.engine,
+                        self._holder,
                         letter.id,
                         fed,
                         attempts=attempts,
@@ -351,11 +303,12 @@ class Lane:
                     return
                 if not call.committed:
                     with write_transaction(mine.engine, durable=False) as connection:
-                        dead_letters.advance(connection, letter.id, fed.position)
+                        if self._holder.holds(connection):
+                            dead_letters.advance(connection, letter.id, fed.position)
                 attempts = 0
                 with self._lock:
                     self._handled += 1
-                    held = self._succeeded()
+                    held = self._gate.succeeded(letter.subject)
                 if held:
                     self._release(self, held)
             if len(found) == REVIVED_PAGE:
@@ -367,6 +320,9 @@ class Lane:
                     after = until
                     continue
                 with write_transaction(mine.engine, durable=False) as connection:
+                    if not self._holder.holds(connection):
+                        self.lost = True
+                        return
                     dead_letters.resolve(connection, letter.id, resolution, until)
                 del self._parked[letter.subject]
                 return
@@ -397,14 +353,15 @@ class Lane:
         with self._lock:
             low = next(iter(self._unfinished)) - 1 if self._unfinished else self.read_to
             claim = max(self.claimed, claimed or 0)
-            if last and not self._unfinished:
+            if last:
+                # Nothing is under way: what stands above is begun by nobody.
                 claim = low
-            state = (low, claim, self._paused)
-            if state == self._saved or self.lost:
+            state = (low, claim, self._gate.reason)
+            if (state == self._saved and not last) or self.lost:
                 return None
             handled, self._handled = self._handled, 0
             self.claimed, self._saved = claim, state
-            return Progress(self.handler.name, self.mine.epoch, low, claim, handled, self._paused)
+            return Progress(self.handler.name, self.mine.epoch, low, claim, handled, self._gate.reason)
 
     def unsaved(self, progress: Progress) -> None:
         """What was to be written down was not."""
@@ -415,7 +372,3 @@ class Lane:
     def close(self) -> None:
         """Begin nothing any more."""
         self._closed = True
-
-
-def _about(seconds: float) -> float:
-    return seconds * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - nothing secret

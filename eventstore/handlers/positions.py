@@ -62,10 +62,26 @@ class Kept:
     updated_at: datetime
 
 
-def take_over(engine: Engine, name: str, begins: Mapping[str, int]) -> dict[str, Standing]:
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who runs a handler of a set: the epoch in which it was taken over. What an earlier one wants to write is refused."""
+
+    name: str
+    handler: str
+    epoch: int
+
+    def holds(self, connection: Connection) -> bool:
+        """Whether it still does; nobody takes it over before the transaction ends."""
+        return is_still_mine(connection, self.name, self.handler, self.epoch) is not None
+
+
+def take_over(
+    engine: Engine, name: str, begins: Mapping[str, int], before: Mapping[str, int] | None = None
+) -> dict[str, Standing]:
     """Take over the handlers of a set: from now on no other process's writes about them are accepted.
 
-    `begins`: their names, and the position after which one begins that was never run.
+    `begins`: their names, and the position after which one begins that was never run. `before`: the epochs in which this very
+    process had them; where nobody has had one since, nothing that was begun has ended a process.
     """
     found = {}
     with write_transaction(engine) as connection:
@@ -79,8 +95,16 @@ def take_over(engine: Engine, name: str, begins: Mapping[str, int]) -> dict[str,
                 )
                 found[handler] = Standing(handler, begin, begin, 1, None, 0, frozenset(), True)
                 continue
+            alive = (before or {}).get(handler) == kept.epoch
+            claimed, suspected, deaths = (
+                (kept.position, None, 0) if alive else (kept.claimed, kept.suspect, kept.deaths)
+            )
             connection.execute(
-                update(handler_positions).where(mine).values(epoch=kept.epoch + 1, paused=None, **_present())
+                update(handler_positions)
+                .where(mine)
+                .values(
+                    epoch=kept.epoch + 1, claimed=claimed, suspect=suspected, deaths=deaths, paused=None, **_present()
+                )
             )
             done = connection.execute(
                 select(handler_done.c.position).where(
@@ -92,18 +116,21 @@ def take_over(engine: Engine, name: str, begins: Mapping[str, int]) -> dict[str,
             found[handler] = Standing(
                 handler,
                 kept.position,
-                kept.claimed,
+                claimed,
                 kept.epoch + 1,
-                kept.suspect,
-                kept.deaths,
+                suspected,
+                deaths,
                 frozenset(done),
                 False,
             )
     return found
 
 
-def save(engine: Engine, name: str, several: Iterable[Progress]) -> list[str]:
-    """Write down how far handlers are; returns those that another process, or a replay, has taken over: of these nothing is."""
+def save(engine: Engine, name: str, several: Iterable[Progress], *, ended: bool = False) -> list[str]:
+    """Write down how far handlers are; returns those that another process, or a replay, has taken over: of these nothing is.
+
+    `ended`: nothing is under way any more, so that no event is suspected of what comes.
+    """
     lost = []
     with write_transaction(engine, durable=False) as connection:
         for each in several:
@@ -116,7 +143,7 @@ def save(engine: Engine, name: str, several: Iterable[Progress]) -> list[str]:
                     handled=_row.handled + each.handled,
                     paused=each.paused,
                     # Behind it nothing was begun alone.
-                    suspect=case((_row.suspect > each.position, _row.suspect), else_=None),
+                    suspect=None if ended else case((_row.suspect > each.position, _row.suspect), else_=None),
                     updated_at=now(),
                 )
             )
@@ -152,6 +179,16 @@ def suspect(engine: Engine, name: str, handler: str, epoch: int, position: int) 
     return bool(written.rowcount)
 
 
+def clear(engine: Engine, name: str, handler: str, epoch: int) -> None:
+    """The event that was begun alone has not ended its process: it asked to be tried later."""
+    with write_transaction(engine, durable=False) as connection:
+        connection.execute(
+            update(handler_positions)
+            .where(_row.name == name, _row.handler == handler, _row.epoch == epoch)
+            .values(suspect=None, deaths=0)
+        )
+
+
 def epochs(connection: Connection, name: str) -> dict[str, int]:
     """The present epoch of each handler of a set."""
     query = select(_row.handler, _row.epoch).where(_row.name == name)
@@ -169,28 +206,27 @@ def mark_done(connection: Connection, name: str, handler: str, position: int) ->
     connection.execute(handler_done.insert().values(name=name, handler=handler, position=position))
 
 
-def move(engine: Engine, name: str, handler: str, position: int) -> int:
+def move(connection: Connection, name: str, handler: str, position: int) -> int:
     """Let a handler go on after `position`, back or ahead, whoever runs it; returns where it stood. Raises NotFound."""
-    with write_transaction(engine) as connection:
-        mine = and_(_row.name == name, _row.handler == handler)
-        before = connection.execute(select(_row.position).where(mine).with_for_update()).scalar()
-        if before is None:
-            raise NotFound(
-                f"no handler {handler!r} has run under the name {name!r}; `eventstore handlers status` shows all"
-            )
-        connection.execute(
-            update(handler_positions)
-            .where(mine)
-            .values(
-                position=position,
-                claimed=position,
-                suspect=None,
-                deaths=0,
-                epoch=_row.epoch + 1,
-                updated_at=now(),
-            )
+    mine = and_(_row.name == name, _row.handler == handler)
+    before = connection.execute(select(_row.position).where(mine).with_for_update()).scalar()
+    if before is None:
+        raise NotFound(
+            f"no handler {handler!r} has run under the name {name!r}; `eventstore handlers status` shows all"
         )
-        connection.execute(delete(handler_done).where(handler_done.c.name == name, handler_done.c.handler == handler))
+    connection.execute(
+        update(handler_positions)
+        .where(mine)
+        .values(
+            position=position,
+            claimed=position,
+            suspect=None,
+            deaths=0,
+            epoch=_row.epoch + 1,
+            updated_at=now(),
+        )
+    )
+    connection.execute(delete(handler_done).where(handler_done.c.name == name, handler_done.c.handler == handler))
     return int(before)
 
 

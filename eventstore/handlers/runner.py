@@ -25,6 +25,7 @@ from eventstore.handlers.session import STOP_SECONDS, Limits, Session
 from eventstore.log.engine import is_sqlite, is_unavailable, said
 from eventstore.log.exclusive import Exclusive
 from eventstore.log.hints import Hints
+from eventstore.log.reader import head
 from eventstore.log.tail import BACK_OFF_SECONDS, POLL_SECONDS, SQLITE_POLL_SECONDS
 
 LOOK_SECONDS = 1.0
@@ -62,7 +63,6 @@ class HandlerRunner:
         self._engine = engine
         self._hints = hints
         self._handlers = list(handlers)
-        self._begin = begin
         self._limits = limits or Limits()
         self._poll = SQLITE_POLL_SECONDS if is_sqlite(engine) else POLL_SECONDS
         self._stopping = threading.Event()
@@ -71,7 +71,9 @@ class HandlerRunner:
         self.leads = False
         """Whether this process runs the handlers, rather than stand by."""
         self.last_error: str | None = None
-        beginning(engine, begin)
+        # Where "now" is does not change while this one stands by.
+        self._begin = beginning(engine, begin)
+        self._epochs: dict[str, int] = {}
 
     def run(self, *, once: bool = False) -> bool:
         """Run the handlers until `stop`; `once`: until they have done with all that the log holds now.
@@ -80,6 +82,7 @@ class HandlerRunner:
         when it had to end. Raises StoreUnavailable if `once` finds another process at it, or the database away.
         """
         right = Exclusive(self._engine, f"handlers-{self.name}")
+        until = head(self._engine) if once else None
         failures = 0
         stood_by = False
         try:
@@ -99,14 +102,14 @@ class HandlerRunner:
                         _log.info("this process runs the handlers now", extra={"set": self.name})
                         stood_by = False
                     self.leads = True
-                    done = self._lead(right, once=once)
+                    done = self._lead(right, until)
                     failures, self.last_error = 0, None
                     if done is not None:
                         return done
-                except (SQLAlchemyError, NoConnectionFree, OSError) as error:
+                except (SQLAlchemyError, OSError, self._engine.dialect.loaded_dbapi.Error) as error:
                     if not _passes(error):
                         raise
-                    self.last_error = said(error) if isinstance(error, Exception) else str(error)
+                    self.last_error = said(error)
                     if once:
                         raise StoreUnavailable(f"the handlers could not follow the log: {self.last_error}") from error
                     if not failures:
@@ -140,28 +143,32 @@ class HandlerRunner:
             self.last_error = f"{type(error).__name__}: {error}"
             _log.exception("the handlers have stopped")
 
-    def _lead(self, right: Exclusive, *, once: bool) -> bool | None:
-        """What `run` is to return; None if the handlers are to be taken over anew."""
-        session = Session(self._engine, self.name, self._handlers, beginning(self._engine, self._begin), self._limits)
+    def _lead(self, right: Exclusive, until: int | None) -> bool | None:
+        """What `run` is to return; None if the handlers are to be taken over anew. `until`: end there."""
+        session = Session(
+            self._engine, self.name, self._handlers, self._begin, self._limits, until=until, before=self._epochs
+        )
         self._session = session
+        self._epochs = session.epochs
         looked = time.monotonic()
         patience = STOP_SECONDS
+        ended = False
         try:
             with self._hints.heard_by(lambda _position: session.wake(), listen=True):
-                until = None
                 while not self._stopping.is_set():
                     moved = session.step()
-                    if until is None:
-                        until = session.head
                     if session.lost:
                         _log.warning("handlers were taken over or moved; they are begun anew", extra={"set": self.name})
+                        # No coupon in two calls at once: those under way may take as long as they may.
+                        patience = self._limits.time_limit
                         return None
-                    if once and all(lane.read_to >= until for lane in session.lanes) and session.caught_up:
+                    if until is not None and session.caught_up:
                         break
                     if time.monotonic() - looked >= LOOK_SECONDS:
                         looked = time.monotonic()
                         if not right.held:
                             _log.warning("the right to run the handlers was lost", extra={"set": self.name})
+                            patience = self._limits.time_limit
                             return None
                     if not moved:
                         session.rest(self._poll)
@@ -173,7 +180,11 @@ class HandlerRunner:
             raise
         finally:
             self._session = None
-            ended = session.close(seconds=patience)
+            try:
+                ended = session.close(seconds=patience)
+            except (SQLAlchemyError, OSError) as error:
+                # Whatever ends the session comes out, and not this: the next one is told by what stands written.
+                _log.warning("how far the handlers are could not be written down", extra={"reason": said(error)})
         return ended and not any(lane.paused for lane in session.lanes)
 
 
@@ -181,4 +192,7 @@ def _passes(error: BaseException) -> bool:
     """Whether it is that the database cannot be used now."""
     if isinstance(error, (NoConnectionFree, OSError)):
         return True
-    return getattr(error, "connection_invalidated", False) or (isinstance(error, Exception) and is_unavailable(error))
+    if not isinstance(error, SQLAlchemyError):
+        # The driver's own, of a connection that is made or held outside the pool.
+        return type(error).__name__ in ("OperationalError", "InterfaceError") or bool(getattr(error, "sqlstate", None))
+    return getattr(error, "connection_invalidated", False) or is_unavailable(error)

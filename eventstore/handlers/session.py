@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sqlalchemy import Engine
@@ -18,7 +18,8 @@ from sqlalchemy import Engine
 from eventstore.handlers import dead_letters, positions
 from eventstore.handlers.calls import Mine
 from eventstore.handlers.feed import Fed, advance
-from eventstore.handlers.lanes import ROOM, Lane, Rules
+from eventstore.handlers.gate import Rules
+from eventstore.handlers.lanes import ROOM, Lane
 from eventstore.handlers.pool import CONCURRENCY, TIME_LIMIT, WORKERS, Pool
 from eventstore.handlers.registry import Handler
 from eventstore.log.reader import head
@@ -49,9 +50,22 @@ class Limits:
 
 
 class Session:
-    """See the module. Make it, `step` and `rest` in turn, and `close` it. Raises the database's errors."""
+    """See the module. Make it, `step` and `rest` in turn, and `close` it. Raises the database's errors.
 
-    def __init__(self, engine: Engine, name: str, handlers: Sequence[Handler], begin: int, limits: Limits) -> None:
+    `until`: what stands above is not handled. `before`: see `positions.take_over`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        handlers: Sequence[Handler],
+        begin: int,
+        limits: Limits,
+        *,
+        until: int | None = None,
+        before: Mapping[str, int] | None = None,
+    ) -> None:
         self._engine = engine
         self._name = name
         self._woken = threading.Event()
@@ -59,7 +73,8 @@ class Session:
         self._saved_at = self._looked_at = 0.0
         self.head = 0
         """The end of the log as it was last seen."""
-        standings = positions.take_over(engine, name, {each.name: begin for each in handlers})
+        self._until = until
+        standings = positions.take_over(engine, name, {each.name: begin for each in handlers}, before)
         self.lanes: list[Lane] = []
         self._pool = Pool(
             workers=limits.workers if any(not each.is_async for each in handlers) else 0,
@@ -69,13 +84,17 @@ class Session:
             fault=self._failed,
         )
         try:
+            last = head(engine)
             for each in handlers:
                 standing = standings[each.name]
                 attempts = limits.rules.attempts if each.attempts is None else each.attempts
                 wait = timedelta(seconds=limits.rules.retry_seconds[0])
-                dead_letters.found_begun(engine, name, each.name, attempts, wait)
+                alive = (before or {}).get(each.name) == standing.epoch - 1
+                dead_letters.found_begun(engine, name, each.name, attempts, wait, alive=alive)
                 with engine.connect() as connection:
                     parked = dead_letters.open_subjects(connection, name, each.name)
+                # What is recorded from now on nobody has begun.
+                standing = replace(standing, claimed=max(min(standing.claimed, last), standing.position))
                 mine = Mine(engine, name, each, standing.epoch)
                 self.lanes.append(Lane(mine, standing, parked, limits.rules, self._pool.put, self._woken.set))
                 if self.lanes[-1].is_careful:
@@ -90,6 +109,11 @@ class Session:
     def wake(self) -> None:
         """There may be something to do. For any thread."""
         self._woken.set()
+
+    @property
+    def epochs(self) -> dict[str, int]:
+        """In which epoch each handler is held."""
+        return {lane.handler.name: lane.mine.epoch for lane in self.lanes}
 
     @property
     def lost(self) -> bool:
@@ -122,7 +146,8 @@ class Session:
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             self._look()
-        if now - self._saved_at >= SAVE_SECONDS:
+        # Of an event that was begun alone it is written down at once that it did not end its process.
+        if now - self._saved_at >= SAVE_SECONDS or any(lane.is_alone and lane.is_idle for lane in self.lanes):
             self._save({})
         return moved
 
@@ -142,14 +167,16 @@ class Session:
     # The log
 
     def _feed(self) -> bool:
-        self.head = head(self._engine)
+        self.head = head(self._engine) if self._until is None else self._until
         groups: dict[int, list[Lane]] = defaultdict(list)
         moved = False
         for lane in self.lanes:
             if lane.read_to >= self.head or not lane.is_open:
                 continue
             if lane.is_careful:
-                moved = self._feed_one(lane) or moved
+                # Of those that are careful one at a time, so that a death is blamed on the event that was under way.
+                if not any(each.is_alone and not each.is_idle and not each.paused for each in self.lanes):
+                    moved = self._feed_one(lane) or moved
             elif lane.room < ROOM:
                 groups[lane.read_to].append(lane)
         for after, several in groups.items():
@@ -161,7 +188,7 @@ class Session:
         types: frozenset[str] | None = frozenset()
         for lane in lanes:
             types = None if types is None or lane.handler.types is None else types | lane.handler.types
-        page = advance(self._engine, types, after=after, limit=PAGE_EVENTS)
+        page = advance(self._engine, types, after=after, limit=PAGE_EVENTS, until=self._until)
         short = {lane.handler.name: page.position + CLAIMED_AHEAD for lane in lanes if page.position > lane.claimed}
         if short:
             self._save(short)
@@ -198,10 +225,11 @@ class Session:
     def _look(self) -> None:
         with self._engine.connect() as connection:
             epochs = positions.epochs(connection, self._name)
+        careful = any(lane.is_careful or (lane.is_alone and not lane.is_idle) for lane in self.lanes)
         for lane in self.lanes:
             if epochs.get(lane.handler.name) != lane.mine.epoch:
                 lane.lost = True
-            for letter in lane.due():
+            for letter in () if careful else lane.due():
                 self._pool.put_letter(lane, letter)
 
     # What is written down
@@ -212,7 +240,7 @@ class Session:
         if not changed:
             return
         try:
-            lost = positions.save(self._engine, self._name, [progress for _, progress in changed])
+            lost = positions.save(self._engine, self._name, [progress for _, progress in changed], ended=last)
         except BaseException:
             for lane, progress in changed:
                 lane.unsaved(progress)

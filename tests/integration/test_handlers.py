@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from eventstore.errors import InputError, NotFound, StoreUnavailable
 from eventstore.handlers import CouponEvent, Handlers, TryLater
-from eventstore.handlers.lanes import FAILING_SUBJECTS
+from eventstore.handlers.gate import FAILING_SUBJECTS
 from eventstore.handlers.session import Limits
 from eventstore.store import EventStore
 from tests.handling import (

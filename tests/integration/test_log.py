@@ -98,10 +98,10 @@ def test_a_full_queue_pushes_back_and_takes_events_again_once_there_is_room(
     with EventStore.open(path, queue_events=5) as store:
         accepted: list[Future[list[Outcome]]] = []
         with held(path):
-            # One event may be with the writer already, beside the five that may wait.
+            # Beside the five that may wait, the writer has taken what came before it, at most as many.
             with pytest.raises(StoreUnavailable, match="waiting"):
                 accepted.extend(store.submit([prepare(event(number))]) for number in range(100))
-            assert 5 <= len(accepted) <= 6
+            assert 5 <= len(accepted) <= 10
         for future in accepted:
             assert future.result()[0].kind is OutcomeKind.APPENDED
         assert store.append(event(100)).kind is OutcomeKind.APPENDED

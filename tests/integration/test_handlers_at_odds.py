@@ -1,0 +1,271 @@
+"""Handlers where things go against each other: outages, replays beside parked coupons, skips beside tries, one that always asks
+to be tried later."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from eventstore.errors import InputError
+from eventstore.handlers import CouponEvent, Handlers, TryLater
+from eventstore.handlers.gate import LEAST_ASKED, Gate, Rules
+from eventstore.handlers.session import Limits
+from eventstore.store import EventStore
+from tests.handling import NOTE, QUICK, Seen, book, caught_up, fill, in_order, make_book, run_once, running, told, until
+from tests.stores import PostgresqlServer, text_of
+
+
+@pytest.fixture(scope="module")
+def server_of_its_own() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL that may be restarted."""
+    server = PostgresqlServer()
+    yield server
+    server.end()
+
+
+def test_a_postgresql_that_is_restarted_or_ends_all_connections_is_waited_for(
+    server_of_its_own: PostgresqlServer,
+) -> None:
+    seen, handlers = Seen(), Handlers()
+
+    @handlers.on("*")
+    def note(event: CouponEvent) -> None:
+        event.transaction.execute(NOTE, {"position": event.position, "coupon": event.coupon_id})
+        seen.add(event.position, str(event.coupon_id))
+
+    url = text_of(server_of_its_own.new_database("template_log"))
+    with EventStore.open(url) as store:
+        make_book(store)
+        with running(store, handlers):
+            for round_ in range(3):
+                fill(store, 40, coupons=8, first=store.head() + 1)
+                if round_ == 0:
+                    with store.engine.connect() as connection:
+                        connection.execute(
+                            text(
+                                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                            )
+                        )
+                elif round_ == 1:
+                    server_of_its_own.restart()
+                until(lambda: _is(store, lambda: caught_up(store)))
+        assert sorted(position for position, _ in book(store)) == list(range(1, 121))
+        assert in_order(book(store))
+        assert not store.handlers.dead_letters()
+
+
+def _is(store: EventStore, condition: object) -> bool:
+    assert callable(condition)
+    try:
+        return bool(condition())
+    except Exception:  # noqa: BLE001 - the database is away
+        store.engine.dispose()
+        return False
+
+
+def test_one_event_that_always_asks_to_be_tried_later_holds_up_no_other_for_long(store: EventStore) -> None:
+    fill(store, 20, coupons=20)
+    seen, handlers = Seen(), Handlers()
+
+    @handlers.on("*")
+    def outside(event: CouponEvent) -> None:
+        if event.position == 4:
+            raise TryLater("it answered 502", seconds=0.02)
+        seen.add(event.position, str(event.coupon_id))
+
+    with running(store, handlers):
+        while not store.handlers.dead_letters():
+            fill(store, 1, coupons=3, first=store.head() + 1)
+            until(lambda: len(seen.events) >= store.head() // 2)
+        last = store.head()
+        until(lambda: caught_up(store))
+        [letter] = store.handlers.dead_letters()
+        assert (letter.position, letter.reason) == (4, "it answered 502")
+    assert {position for position, _ in seen.events} == set(range(1, last + 1)) - {4}
+
+
+def test_a_gate_lets_one_that_asks_too_often_be_parked_only_where_others_go() -> None:
+    gate = Gate(Rules(pause_seconds=(0.0,)), 1)
+    one, other = ("shop", "one"), ("shop", "other")
+    for _ in range(50):
+        assert gate.asked_later(one, "away", 0.0, alone=False), "while nobody goes it is what is outside"
+        assert gate.tick() == one
+    for times in range(LEAST_ASKED):
+        assert gate.asked_later(one, "away", 0.0, alone=False), times
+        gate.succeeded(other)
+    assert not gate.asked_later(one, "away", 0.0, alone=False)
+    assert gate.asked_later(one, "away", 0.0, alone=False), "and then it begins anew"
+
+
+def test_a_rest_with_nothing_held_ends_by_itself_and_says_so() -> None:
+    gate = Gate(Rules(pause_seconds=(0.0,)), 5)
+    gate.shut("broken", None)
+    assert gate.reason == "broken"
+    assert gate.tick() is None
+    assert (gate.is_open, gate.reason) == (True, None)
+
+
+def test_a_replay_beside_parked_coupons_gives_every_event_again(store: EventStore) -> None:
+    fill(store, 30, coupons=3)
+    mended = threading.Event()
+    seen, handlers = Seen(), Handlers()
+
+    @handlers.on("*", attempts=1)
+    def strict(event: CouponEvent) -> None:
+        if event.coupon_id == "c1" and not mended.is_set():
+            raise ValueError("not yet")
+        seen.add(event.position, str(event.coupon_id))
+
+    with running(store, handlers):
+        until(lambda: caught_up(store) and store.handlers.status()[0].waiting_for_people == 1)
+        mended.set()
+        [done] = store.handlers.replay("shop", begin="beginning")
+        assert done.closed == 1
+        until(lambda: len({position for position, _ in seen.events}) == 30)
+    assert not store.handlers.dead_letters()
+    assert in_order([each for each in seen.events if each[1] == "c1"])
+    with pytest.raises(InputError, match="no position of the log yet"):
+        store.handlers.replay("shop", begin="32")
+
+
+def test_a_skip_means_the_event_that_is_tried_and_not_one_that_was_handled(store: EventStore) -> None:
+    make_book(store)
+    fill(store, 5, coupons=1)
+    handlers = Handlers()
+    stage = {"failing": {1}}
+
+    @handlers.on("*", attempts=1)
+    def strict(event: CouponEvent) -> None:
+        if event.position in stage["failing"]:
+            raise ValueError("no")
+        event.transaction.execute(NOTE, {"position": event.position, "coupon": event.coupon_id})
+
+    with running(store, handlers):
+        until(lambda: len(store.handlers.dead_letters()) == 1)
+        stage["failing"] = {3}
+        [letter] = store.handlers.dead_letters()
+        store.handlers.retry([letter.id])
+        until(lambda: [each.position for each in store.handlers.dead_letters()] == [3])
+        store.handlers.skip(letter.id, "a test")
+        until(lambda: not store.handlers.dead_letters())
+    assert [position for position, _ in book(store)] == [1, 2, 4, 5]
+    assert store.handlers.dead_letter(letter.id).resolution == "skipped"
+
+
+def test_a_skip_that_is_given_while_the_event_is_tried_holds(store: EventStore) -> None:
+    fill(store, 4, coupons=1)
+    entered, leave = threading.Event(), threading.Event()
+    tries: list[int] = []
+    seen, handlers = Seen(), Handlers()
+
+    @handlers.on("*", attempts=1)
+    def strict(event: CouponEvent) -> None:
+        if event.position == 2:
+            tries.append(event.position)
+            if len(tries) == 2:
+                entered.set()
+                leave.wait(30)
+            raise ValueError("no")
+        seen.add(event.position, str(event.coupon_id))
+
+    with running(store, handlers):
+        until(lambda: store.handlers.status()[0].waiting_for_people == 1)
+        [letter] = store.handlers.dead_letters()
+        store.handlers.retry([letter.id])
+        entered.wait(30)
+        store.handlers.skip(letter.id, "enough")
+        leave.set()
+        until(lambda: not store.handlers.dead_letters())
+    assert seen.positions == [1, 3, 4]
+    assert len(tries) == 2
+
+
+def test_ends_in_good_order_are_no_deaths(store: EventStore, caplog: pytest.LogCaptureFixture) -> None:
+    fill(store, 60, coupons=30)
+    handlers = Handlers()
+    away = threading.Event()
+    away.set()
+    seen = Seen()
+
+    @handlers.on("*", attempts=1)
+    def outside(event: CouponEvent) -> None:
+        if away.is_set():
+            raise TryLater("away", seconds=30)
+        seen.add(event.position, str(event.coupon_id))
+
+    with caplog.at_level(logging.WARNING, "eventstore.handlers"):
+        for _ in range(5):
+            with running(store, handlers):
+                until(lambda: store.handlers.status()[0].paused == "away")
+        away.clear()
+        assert run_once(store, handlers)
+    assert seen.positions == list(range(1, 61))
+    assert not store.handlers.dead_letters(resolved=True)
+    assert "the process before ended" not in caplog.text
+
+
+def test_once_ends_though_events_go_on_coming(store: EventStore) -> None:
+    fill(store, 50, coupons=5)
+    seen, handlers = Seen(), Handlers()
+
+    @handlers.on("*")
+    def breed(event: CouponEvent) -> None:
+        seen.add(event.position, str(event.coupon_id))
+        store.append(told(1_000 + event.position, "another"))
+
+    assert run_once(store, handlers)
+    assert seen.positions == list(range(1, 51))
+    assert store.head() == 100
+
+
+def test_dead_letters_rest_with_their_handler(store: EventStore) -> None:
+    fill(store, 40, coupons=40)
+    calls: list[float] = []
+    handlers = Handlers()
+    stage = {"fail": True}
+
+    @handlers.on("*", attempts=1000)
+    def outside(event: CouponEvent) -> None:
+        if event.position <= 15 and stage["fail"]:
+            raise ValueError("no")
+        if not stage["fail"]:
+            calls.append(time.monotonic())
+            raise TryLater("away", seconds=30)
+
+    slow = Limits(rules=Rules(retry_seconds=(0.5,), attempts=1000, pause_seconds=(30.0,)))
+    with running(store, handlers, limits=slow):
+        until(lambda: len(store.handlers.dead_letters()) == 15 and caught_up(store))
+        stage["fail"] = False
+        until(lambda: store.handlers.status()[0].paused == "away")
+        time.sleep(1.5)
+    assert len(calls) <= QUICK.workers
+
+
+def test_a_database_locked_while_the_runner_ends_does_not_keep_it(sqlite_store: EventStore) -> None:
+    handlers = Handlers()
+    entered, leave = threading.Event(), threading.Event()
+
+    @handlers.on("*")
+    def hold(event: CouponEvent) -> None:
+        entered.set()
+        leave.wait(30)
+
+    fill(sqlite_store, 1, coupons=1)
+    runner = sqlite_store.handlers.runner(list(handlers), name="shop", begin="beginning")
+    runner.start()
+    entered.wait(30)
+    locked = sqlite_store.engine.raw_connection()
+    try:
+        locked.cursor().execute("BEGIN IMMEDIATE")
+        leave.set()
+        runner.stop()
+    finally:
+        locked.rollback()
+        locked.close()
+    assert not runner.leads
