@@ -61,7 +61,9 @@ attempts_option = click.option(
 @click.argument("file", metavar="EVENTS.PY", type=click.Path(path_type=Path))
 @name_option
 @from_option
-@click.option("--once", is_flag=True, help="Handle what the log holds now, and end.")
+@click.option(
+    "--once", is_flag=True, help="Handle what the log holds now, and end; what fails is tried again by the next run."
+)
 @click.option("--dry-run", is_flag=True, help="Tell what each handler would be given; call none and write nothing.")
 @workers_option
 @limit_option
