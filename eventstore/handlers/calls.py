@@ -7,10 +7,10 @@ the transaction stays. So what is written there is written once.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 import traceback
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,13 @@ from sqlalchemy.exc import IntegrityError
 from eventstore.handlers import dead_letters, positions
 from eventstore.handlers.feed import Fed
 from eventstore.handlers.registry import Handler, TryLater
-from eventstore.handlers.shape import handler_event
-from eventstore.log.engine import write_transaction
+from eventstore.handlers.shape import CouponEvent, handler_event
+from eventstore.handlers.transactions import KEPT, OVER, EventTransaction, slots_of
 
 REASON_LENGTH = 1_000
 """Characters kept of what a handler raised."""
+LATER_SECONDS = 366 * 86_400.0
+"""The longest that a handler may ask to wait; times much further away cannot be stored."""
 _ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -44,6 +46,7 @@ class Outcome:
 HANDLED = Outcome()
 SUPERSEDED = Outcome("another process has taken the handler over")
 GIVEN_UP = Outcome("nobody waits for it any more")
+BUSY = Outcome("no transaction was free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +66,19 @@ class Call:
     """
 
     __slots__ = (
-        "_connection",
         "_ended",
         "_ending",
         "_mine",
-        "_stack",
+        "_own",
         "attempt",
         "committed",
-        "event",
         "fed",
         "letter",
     )
 
     def __init__(self, mine: Mine, fed: Fed, *, attempt: int = 1, letter: int | None = None) -> None:
         self._mine = mine
-        self._stack: ExitStack | None = None
-        self._connection: Connection | None = None
+        self._own: EventTransaction | None = None
         self._ending = threading.Lock()
         self._ended = False
         self.committed = False
@@ -86,16 +86,11 @@ class Call:
         self.fed = fed
         self.attempt = attempt
         self.letter = letter
-        site, _ = fed.subject
-        key = f"{mine.name}/{mine.handler.name}/{site}/{fed.event_id}"
-        self.event = handler_event(
-            fed.type, fed.record, idempotency_key=key, attempt=attempt, transaction=self._transaction
-        )
 
     def run(self) -> Outcome:
         """Call a plain handler."""
         try:
-            found = self._mine.handler.function(self.event)
+            found = self._mine.handler.function(self._event())
             if found is not None and inspect.isawaitable(found):
                 raise TypeError("the handler gave something to await: define it with async def")
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its event's, not ours
@@ -103,12 +98,32 @@ class Call:
         return self.done()
 
     async def run_async(self) -> Outcome:
-        """Call an async handler."""
+        """Call an async handler. BUSY: it asked for a transaction, and none was free; nothing of it counts."""
         try:
-            await _awaited(self._mine.handler.function(self.event))
+            await _awaited(self._mine.handler.function(self._event()))
         except BaseException as error:  # noqa: BLE001 - as above; a cancellation is the time limit's
             return self.failed(error)
         return self.done()
+
+    async def set_aside(self) -> None:
+        """Wait until a transaction is free, and keep it for this call."""
+        slots = slots_of(self._mine.engine)
+        ticket = slots.ticket()
+        try:
+            await asyncio.wrap_future(ticket)
+        except BaseException:
+            slots.hand_back(ticket)
+            raise
+        self._own = EventTransaction(self._mine.engine, has_slot=True)
+
+    def again(self) -> Call:
+        """The same call anew, after one that was BUSY."""
+        return Call(self._mine, self.fed, attempt=self.attempt, letter=self.letter)
+
+    @property
+    def waited(self) -> float:
+        """Seconds of it in which it stood in line for its transaction: its time limit does not count them."""
+        return 0.0 if self._own is None else self._own.waited()
 
     def give_up(self) -> bool:
         """Let it count no more, however it ends; False if it has ended."""
@@ -116,49 +131,68 @@ class Call:
             first, self._ended = not self._ended, True
         return first
 
+    def cut(self) -> bool:
+        """End the transaction of a call that was given up and still runs; False if that cannot be done."""
+        return self._own is None or self._own.cut()
+
     def done(self) -> Outcome:
         """Commit what the handler wrote, if it wrote anything."""
         if not self.give_up():
-            self._roll_back(Superseded())
-            return GIVEN_UP
-        if self._stack is None:
+            return self._given_up(Superseded())
+        own = self._own
+        if own is None:
             return HANDLED
-        assert self._connection is not None
+        if own.refused:
+            return BUSY
+        if own.misused:
+            return self._told(RuntimeError(KEPT))
         try:
-            self._mark(self._connection)
+            self.committed = own.commit(self._mark)
         except (Superseded, IntegrityError) as error:
-            self._roll_back(error)
+            own.roll_back(error)
             return SUPERSEDED
-        except BaseException as error:  # noqa: BLE001 - as any failure of this event
-            return self._told(error)
-        try:
-            self._stack.close()
         except BaseException as error:  # noqa: BLE001 - a commit that fails is a failure of this event
             return self._told(error)
-        self.committed = True
         return HANDLED
 
     def failed(self, error: BaseException) -> Outcome:
         """Undo what the handler wrote, and say what came of it."""
         if not self.give_up():
-            self._roll_back(error)
-            return GIVEN_UP
+            return self._given_up(error)
+        if self._own is not None and self._own.refused:
+            return BUSY
         return self._told(error)
 
+    def _given_up(self, error: BaseException) -> Outcome:
+        if self._own is not None:
+            self._own.roll_back(error)
+        return GIVEN_UP
+
     def _told(self, error: BaseException) -> Outcome:
-        self._roll_back(error)
+        if self._own is not None:
+            self._own.roll_back(error)
         if isinstance(error, TryLater):
             return Outcome(
-                reason=_line(str(error)) or "the handler asked to try later", later=True, seconds=error.seconds
+                reason=_line(_text(error)) or "the handler asked to try later", later=True, seconds=_seconds(error)
             )
         return Outcome(reason=told(error))
 
+    def _event(self) -> CouponEvent:
+        mine, fed = self._mine, self.fed
+        site, _ = fed.subject
+        key = f"{mine.name}/{mine.handler.name}/{site}/{fed.event_id}"
+        return handler_event(
+            fed.type, fed.record, idempotency_key=key, attempt=self.attempt, transaction=self._transaction
+        )
+
     def _transaction(self) -> Connection:
-        if self._connection is None:
-            stack = ExitStack()
-            self._connection = stack.enter_context(write_transaction(self._mine.engine))
-            self._stack = stack
-        return self._connection
+        with self._ending:
+            if self._ended:
+                raise RuntimeError(OVER)
+            own = self._own
+            if own is None:
+                own = self._own = EventTransaction(self._mine.engine)
+        return own.connection(wait=not self._mine.handler.is_async)
 
     def _mark(self, connection: Connection) -> None:
         mine = self._mine
@@ -174,35 +208,40 @@ class Call:
             raise Superseded
         positions.mark_done(connection, mine.name, mine.handler.name, self.fed.position)
 
-    def _roll_back(self, error: BaseException) -> None:
-        stack, self._stack, self._connection = self._stack, None, None
-        if stack is None:
-            return
-        try:
-            stack.__exit__(type(error), error, error.__traceback__)
-        except BaseException as again:  # noqa: BLE001 - the error itself comes out again; a lost connection has rolled back
-            if again is not error:
-                traceback.clear_frames(again.__traceback__)
-
 
 def told(error: BaseException) -> str:
-    """What a handler raised, in a line: the error, and the handler's own line that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    # The last one of a file that is not ours or a library's is most telling; the last one at all will do.
-    own = [
-        frame
-        for frame in frames
-        if "site-packages" not in frame.filename and "eventstore/handlers/" not in frame.filename
-    ]
-    place = f" ({own[-1].filename.rpartition('/')[2]}, line {own[-1].lineno})" if own else ""
+    """What a handler raised, in a line that can be stored: the error, and the handler's own line that raised it."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    # The last one of a file that is not ours or a library's is most telling.
+    own = [each for each in frames if "site-packages" not in each[0] and "eventstore/handlers/" not in each[0]]
+    place = f" ({own[-1][0].rpartition('/')[2]}, line {own[-1][1]})" if own else ""
+    name = type(error).__name__
     if isinstance(error, _ENDS):
-        return f"the handler ended the program ({type(error).__name__}){place}"
-    return _line(f"{type(error).__name__}: {error}{place}")
+        return _line(f"the handler ended the program ({name}){place}")
+    return _line(f"{name}: {_text(error)}{place}")
+
+
+def _text(error: BaseException) -> str:
+    """The error's own text, made by code that may fail itself."""
+    try:
+        return "".join(str(error))
+    except BaseException as again:  # noqa: BLE001 - as whatever a handler raises
+        return f"its text cannot be made ({type(again).__name__})"
 
 
 def _line(text: str) -> str:
+    """As text that both databases take: no NUL, no half of a pair of surrogates."""
+    text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
     text = " ".join(text.split())
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 1] + "…"
+
+
+def _seconds(error: TryLater) -> float | None:
+    # A class of the handler's own may have left it out, or put anything there.
+    seconds = getattr(error, "seconds", None)
+    if not isinstance(seconds, int | float) or not seconds >= 0:
+        return None
+    return float(min(seconds, LATER_SECONDS))
 
 
 async def _awaited(found: Any) -> None:

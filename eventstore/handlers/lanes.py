@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator
 from datetime import datetime, timedelta
 
+from sqlalchemy.exc import DBAPIError
+
 from eventstore.backoff import wait_after
 from eventstore.handlers import dead_letters, positions
 from eventstore.handlers.calls import SUPERSEDED, Call, Mine, Outcome
@@ -18,7 +20,7 @@ from eventstore.handlers.dead_letters import HandlerDeadLetter
 from eventstore.handlers.feed import Fed, Subject, of_subject
 from eventstore.handlers.gate import Gate, Rules, about
 from eventstore.handlers.positions import Holder, Progress, Standing
-from eventstore.log.engine import write_transaction
+from eventstore.log.engine import is_sqlite, is_unavailable, write_transaction
 from eventstore.log.records import now
 
 MAX_DEATHS = 3
@@ -207,14 +209,17 @@ class Lane:
         )
 
     def _park(self, fed: Fed, reason: str, *, attempts: int, alone: bool = False) -> None:
-        letter = dead_letters.park(
-            self.mine.engine,
-            self._holder,
-            fed,
-            attempts=attempts,
-            reason=reason,
-            retry_at=None if alone else self._retry_at(attempts),
-        )
+        retry_at = None if alone else self._retry_at(attempts)
+        while True:
+            try:
+                letter = dead_letters.park(
+                    self.mine.engine, self._holder, fed, attempts=attempts, reason=reason, retry_at=retry_at
+                )
+                break
+            except DBAPIError as error:
+                # A handler may hold its transaction of a SQLite store for longer than one waits for it.
+                if self._closed or self.lost or not is_sqlite(self.mine.engine) or not is_unavailable(error):
+                    raise
         if letter is None:
             self.lost = True
             return
@@ -334,6 +339,13 @@ class Lane:
             mine_still = position is not None and dead_letters.advance(connection, letter.id, letter.position)
             if mine_still and letter.position > (position or 0):
                 positions.mark_done(connection, mine.name, self.handler.name, letter.position)
+
+    def put_off_begun(self) -> None:
+        """Nothing is tried any more; what was is tried again by the next runner, and has not failed."""
+        if self._reviving:
+            wait = timedelta(seconds=self._rules.retry_seconds[0])
+            mine = self.mine
+            dead_letters.found_begun(mine.engine, mine.name, self.handler.name, self._attempts, wait, alive=True)
 
     def hang(self, subject: Subject) -> None:
         """A call about this subject was given up and still runs: nothing else of it is begun before it ends."""

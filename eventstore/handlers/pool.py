@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from eventstore.errors import EventStoreError
-from eventstore.handlers.calls import HANDLED, Call, Outcome
+from eventstore.handlers.calls import BUSY, GIVEN_UP, HANDLED, Call, Outcome
 from eventstore.handlers.dead_letters import HandlerDeadLetter
 from eventstore.handlers.feed import Subject
 from eventstore.handlers.lanes import Lane
+from eventstore.handlers.loop import DaemonThreads, Loop
 
 WORKERS = 8
 """Threads that call plain handlers: so many coupons at once."""
@@ -28,6 +30,11 @@ TIME_LIMIT = 60.0
 """Seconds that a call may take, unless its handler says otherwise."""
 ABANDONED = 16
 """Calls that were given up and still run: a thread cannot be stopped. With more the process is of no use any more."""
+CANCEL_SECONDS = 5.0
+"""How long an async call may go on after it was cancelled, to put its things in order; then it is given up like a thread's."""
+BLOCKED_SECONDS = 10.0
+"""How long after a call's time limit the event loop may take to cancel it: longer than a statement of a handler waits for a lock.
+Then some handler keeps the loop from all others."""
 
 QUICK_SECONDS = 0.002
 """Subjects are handed to a thread by so many that they take it no longer than this, going by the calls before: between threads
@@ -37,33 +44,52 @@ TOGETHER = 64
 
 Job = tuple[Lane, Sequence[Subject], HandlerDeadLetter | None]
 """Subjects whose first events may be begun, or one and its dead letter, which is to be tried again."""
+Revival = Generator[Call, Outcome, None]
+"""A dead letter that is being tried again."""
+WATCH_SECONDS = 0.1
+"""How often it is looked whether calls take too long: by a thread that does nothing else, as all others may be waiting for what
+such a call holds."""
+OURS = 4
+"""Threads in which the event loop has the database asked."""
+LOOK_SECONDS = 0.01
+"""How often a call that was given up looks whether that has been noted, for a moment."""
+_T = TypeVar("_T")
 _log = logging.getLogger("eventstore.handlers")
 
 
 class Hanging(EventStoreError):
-    """Too many calls never end."""
+    """Calls never end, and what they hold cannot be taken from them: only the end of the process helps."""
 
 
 class _Worker:
     def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
         self.job: Job | None = None
         self.subject: Subject | None = None
         self.waiting: deque[Subject] = deque()
         """Subjects of its job that it has not come to."""
         self.call: Call | None = None
         self.since = 0.0
-        self.revival: Generator[Call, Outcome, None] | None = None
+        self.revival: Revival | None = None
         self.abandoned = False
+        self.left = threading.Event()
+        """Set once whoever gave up its call has taken note of all that it was at."""
 
 
 class _Timed:
     """A call in the event loop that may go on until then (monotonic)."""
 
-    __slots__ = ("cancelled", "until")
+    __slots__ = ("asked", "call", "cancelled", "cancelled_at", "lane", "left", "revival", "until")
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, lane: Lane, call: Call, revival: Revival | None, until: float) -> None:
+        self.lane = lane
+        self.call = call
+        self.revival = revival
         self.until = until
-        self.cancelled = False
+        self.asked = self.cancelled = False
+        self.cancelled_at = 0.0
+        self.left = threading.Event()
+        """As a worker's."""
 
 
 class Pool:
@@ -84,13 +110,19 @@ class Pool:
         self._time_limit = time_limit
         self._fault = fault
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
         self._workers: list[_Worker] = []
-        self._threads: list[threading.Thread] = []
-        self._abandoned: list[_Worker] = []
+        self._abandoned: list[_Worker | _Timed] = []
         self._timed: dict[asyncio.Task[Any], _Timed] = {}
+        self._reserving: set[Lane] = set()
+        """Lanes of async handlers that write through their transaction, and once found none free."""
+        self._over = threading.Event()
+        self._watching = threading.Lock()
         for _ in range(workers):
             self._start_worker()
-        self._loop = _Loop(concurrency, self._work_async) if with_async else None
+        self._ours = DaemonThreads(OURS)
+        self._loop = Loop(concurrency, self._work_async, fault) if with_async else None
+        threading.Thread(target=self._keep_watch, name="eventstore-handlers-watch", daemon=True).start()
 
     def put(self, lane: Lane, subjects: Collection[Subject]) -> None:
         """Have the first events of these subjects begun."""
@@ -103,37 +135,74 @@ class Pool:
         self._put(lane, [(lane, (letter.subject,), letter)])
 
     def watch(self) -> None:
-        """Give up calls that take too long. Raises Hanging."""
-        now = time.monotonic()
-        for worker in list(self._workers):
+        """Give up calls that take too long, unless another thread is at it. Raises Hanging."""
+        if not self._watching.acquire(blocking=False):
+            return
+        try:
+            self._watch()
+        finally:
+            self._watching.release()
+
+    def stop(self, timeout: float) -> bool:
+        """Begin nothing any more, and wait for what is under way; False if something still is after so many seconds.
+
+        It does not count then, nor as a failure: its event is handled again.
+        """
+        self._over.set()
+        with self._lock:
+            workers = list(self._workers)
+        for _ in workers:
+            self._jobs.put(None)
+        deadline = time.monotonic() + timeout
+        done = True
+        for worker in workers:
+            assert worker.thread is not None
+            worker.thread.join(max(deadline - time.monotonic(), 0.0))
+            if worker.thread.is_alive():
+                done = False
+        for worker in () if done else workers:
+            call = worker.call
+            if call is not None and call.give_up():
+                worker.abandoned = True
+                worker.left.set()
+                call.cut()
+        if self._loop is not None:
+            done = self._loop.stop(max(deadline - time.monotonic(), 0.1), self._leave_all) and done
+        if done:
+            self._ours.shutdown()
+        return done
+
+    def _leave_all(self) -> None:
+        """No async call under way counts any more."""
+        for timed in list(self._timed.values()):
+            if timed.call.give_up():
+                timed.left.set()
+                timed.call.cut()
+
+    # Watching
+
+    def _keep_watch(self) -> None:
+        while not self._over.wait(WATCH_SECONDS):
+            try:
+                self.watch()
+            except BaseException as error:  # noqa: BLE001 - told to whoever runs the pool
+                self._fault(error)
+
+    def _watch(self) -> None:
+        with self._lock:
+            workers = list(self._workers)
+        for worker in workers:
             call, job = worker.call, worker.job
             if call is None or job is None:
                 continue
             limit = self._limit(job[0])
-            if limit is None or now - worker.since < limit or not call.give_up():
+            if limit is None or time.monotonic() - worker.since - call.waited < limit or not call.give_up():
                 continue
             self._abandon(worker, job, call, limit)
         if self._loop is not None:
             for task, timed in list(self._timed.items()):
-                if timed.until < now and not timed.cancelled:
-                    self._loop.call(self._cancel, task, timed)
-
-    def stop(self, timeout: float) -> bool:
-        """Begin nothing any more, and wait for what is under way; False if something still is after so many seconds."""
-        for _ in self._threads:
-            self._jobs.put(None)
-        deadline = time.monotonic() + timeout
-        for worker, thread in zip(self._workers, self._threads, strict=True):
-            if not worker.abandoned:
-                thread.join(max(deadline - time.monotonic(), 0.0))
-        done = not any(
-            thread.is_alive()
-            for worker, thread in zip(self._workers, self._threads, strict=True)
-            if not worker.abandoned
-        )
-        if self._loop is not None:
-            done = self._loop.stop(max(deadline - time.monotonic(), 0.1)) and done
-        return done
+                if timed.until < time.monotonic():
+                    self._watch_task(self._loop, task, timed)
 
     # Threads
 
@@ -150,10 +219,10 @@ class Pool:
 
     def _start_worker(self) -> None:
         worker = _Worker()
-        thread = threading.Thread(target=self._run, args=(worker,), name="eventstore-handler", daemon=True)
-        self._workers.append(worker)
-        self._threads.append(thread)
-        thread.start()
+        worker.thread = threading.Thread(target=self._run, args=(worker,), name="eventstore-handler", daemon=True)
+        with self._lock:
+            self._workers.append(worker)
+        worker.thread.start()
 
     def _run(self, worker: _Worker) -> None:
         while not worker.abandoned:
@@ -164,10 +233,15 @@ class Pool:
                 self._work(worker, job)
             except BaseException as error:  # noqa: BLE001 - told to whoever runs the pool
                 self._fault(error)
-        if worker.job is not None and worker.subject is not None:
-            worker.job[0].hung(worker.subject)
-        if worker in self._abandoned:
-            self._abandoned.remove(worker)
+        assert worker.job is not None
+        assert worker.subject is not None
+        self._ended(worker, worker.job[0], worker.subject)
+
+    def _ended(self, given_up: _Worker | _Timed, lane: Lane, subject: Subject) -> None:
+        """A call that was given up has ended after all."""
+        lane.hung(subject)
+        with self._lock, suppress(ValueError):  # it is none of those where the whole pool was stopped
+            self._abandoned.remove(given_up)
 
     def _work(self, worker: _Worker, job: Job) -> None:
         lane, subjects, letter = job
@@ -199,7 +273,8 @@ class Pool:
             since = worker.since = clock()
             worker.call = call
             outcome = call.run()
-            if worker.abandoned:
+            if outcome is GIVEN_UP:
+                worker.left.wait()
                 return False
             worker.call = None
             lane.pace += 0.1 * (clock() - since - lane.pace)
@@ -215,7 +290,8 @@ class Pool:
                 worker.since = time.monotonic()
                 worker.call = call
                 outcome = call.run()
-                if worker.abandoned:
+                if outcome is GIVEN_UP:
+                    worker.left.wait()
                     return
                 worker.call = None
                 call = revival.send(outcome)
@@ -226,29 +302,42 @@ class Pool:
                 worker.revival = None
 
     def _abandon(self, worker: _Worker, job: Job, call: Call, limit: float) -> None:
-        lane, _, letter = job
-        worker.abandoned = True
-        self._abandoned.append(worker)
+        lane = job[0]
         assert worker.subject is not None
+        # All of this before the call's thread may go on, should it end just now, and before anything that may fail.
+        with self._lock:
+            self._workers.remove(worker)
+            self._abandoned.append(worker)
         lane.hang(worker.subject)
         if worker.waiting:
             self._jobs.put((lane, [*worker.waiting], None))
-        reason = f"it took longer than {limit:g} s, and still ran then"
+        worker.abandoned = True
+        worker.left.set()
+        self._settle_given_up(lane, call, worker.revival, limit)
+        self._start_worker()
+
+    def _settle_given_up(self, lane: Lane, call: Call, revival: Revival | None, limit: float) -> None:
+        """Park the event of a call that still runs."""
         _log.warning(
             "a handler takes too long; its event is parked",
             extra={"handler": lane.handler.name, "position": call.fed.position, "seconds": limit},
         )
-        if letter is None:
-            lane.settle(call, Outcome(reason))
-        elif worker.revival is not None:
+        if not call.cut():
+            raise Hanging(
+                f"the handler {lane.handler.name!r} takes longer than {limit:g} s with the event at position "
+                f"{call.fed.position}, and its transaction cannot be ended: give what it waits for a time limit of its own"
+            )
+        outcome = Outcome(f"it took longer than {limit:g} s, and still ran then")
+        if revival is None:
+            lane.settle(call, outcome)
+        else:
             with suppress(StopIteration):
-                worker.revival.send(Outcome(reason))
+                revival.send(outcome)
         if len(self._abandoned) > ABANDONED:
             raise Hanging(
-                f"{len(self._abandoned)} calls of handlers never end, and a thread cannot be stopped: give what they wait for "
+                f"{len(self._abandoned)} calls of handlers never end, and cannot be stopped: give what they wait for "
                 "a time limit of its own"
             )
-        self._start_worker()
 
     # The event loop
 
@@ -259,17 +348,16 @@ class Pool:
             if letter is not None:
                 await self._revive_async(lane, letter)
                 return None
-            limit = self._limit(lane)
             for _ in range(IN_A_ROW):
                 fed = lane.next(subject)
                 if fed is None:
                     return None
                 call = Call(lane.mine, fed)
-                outcome = await self._limited(call, limit)
+                outcome = await self._called(lane, call, None)
+                if outcome is GIVEN_UP:
+                    return None
                 more = (
-                    lane.settle(call, outcome)
-                    if outcome is HANDLED
-                    else await asyncio.to_thread(lane.settle, call, outcome)
+                    lane.settle(call, outcome) if outcome is HANDLED else await self._aside(lane.settle, call, outcome)
                 )
                 if not more:
                     return None
@@ -278,101 +366,91 @@ class Pool:
             return None
         return job
 
-    async def _limited(self, call: Call, limit: float | None) -> Outcome:
+    async def _revive_async(self, lane: Lane, letter: HandlerDeadLetter) -> None:
+        revival = lane.revival(letter)
+        outcome: Outcome | None = None
+        while True:
+            call = await self._aside(_step, revival, outcome)
+            if call is None:
+                return
+            outcome = await self._called(lane, call, revival)
+            if outcome is GIVEN_UP:
+                return
+
+    async def _called(self, lane: Lane, call: Call, revival: Revival | None) -> Outcome:
+        """Make a call, with a transaction set aside for it where its handler is known to want one and to wait meanwhile."""
+        if lane not in self._reserving:
+            outcome = await self._limited(lane, call, revival)
+            if outcome is not BUSY:
+                return outcome
+            self._reserving.add(lane)
+        again = call.again()
+        await again.set_aside()
+        outcome = await self._limited(lane, again, revival)
+        call.committed = again.committed
+        return outcome
+
+    async def _limited(self, lane: Lane, call: Call, revival: Revival | None) -> Outcome:
         """Make a call that `watch` ends when it takes too long."""
-        if limit is None:
-            return await call.run_async()
+        limit = self._limit(lane)
         task = asyncio.current_task()
         assert task is not None
-        timed = self._timed[task] = _Timed(time.monotonic() + limit)
+        until = math.inf if limit is None else time.monotonic() + limit
+        timed = self._timed[task] = _Timed(lane, call, revival, until)
         outcome = await call.run_async()
         del self._timed[task]
+        if outcome is GIVEN_UP:
+            while not timed.left.is_set():
+                await asyncio.sleep(LOOK_SECONDS)
+            self._ended(timed, lane, call.fed.subject)
+            assert self._loop is not None
+            self._loop.one_less()
         if timed.cancelled:
             task.uncancel()
-            if outcome.reason is not None:
+            if outcome is not GIVEN_UP and outcome.reason is not None:
                 return Outcome(f"it took longer than {limit:g} s")
         return outcome
+
+    async def _aside(self, function: Callable[..., _T], *arguments: object) -> _T:
+        """Call something of ours that waits for the database, in a thread that no handler keeps busy."""
+        return await asyncio.get_running_loop().run_in_executor(self._ours, function, *arguments)
+
+    def _watch_task(self, loop: Loop[Job], task: asyncio.Task[Any], timed: _Timed) -> None:
+        over = time.monotonic() - timed.until
+        if not timed.asked:
+            timed.asked = True
+            loop.call(self._cancel, task, timed)
+        elif timed.cancelled:
+            if time.monotonic() - timed.cancelled_at > CANCEL_SECONDS and timed.call.give_up():
+                self._abandon_task(loop, timed)
+        elif over > BLOCKED_SECONDS and self._timed.get(task) is timed:
+            current = loop.current()
+            at_it = timed if current is None else self._timed.get(current, timed)
+            raise Hanging(
+                f"the handler {at_it.lane.handler.name!r} blocks the event loop{loop.place()}, so that no other is called: await "
+                "what it waits for, or make it a plain function"
+            )
 
     def _cancel(self, task: asyncio.Task[Any], timed: _Timed) -> None:
         # In the loop's own thread: the call may have ended meanwhile, and another one been begun.
         if self._timed.get(task) is timed:
+            timed.cancelled_at = time.monotonic()
             timed.cancelled = task.cancel()
 
-    async def _revive_async(self, lane: Lane, letter: HandlerDeadLetter) -> None:
-        revival = lane.revival(letter)
+    def _abandon_task(self, loop: Loop[Job], timed: _Timed) -> None:
+        lane, call = timed.lane, timed.call
+        with self._lock:
+            self._abandoned.append(timed)
+        lane.hang(call.fed.subject)
+        loop.add_pump()
+        timed.left.set()
         limit = self._limit(lane)
-        outcome: Outcome | None = None
-        while True:
-            call = await asyncio.to_thread(_step, revival, outcome)
-            if call is None:
-                return
-            outcome = await self._limited(call, limit)
+        assert limit is not None
+        self._settle_given_up(lane, call, timed.revival, limit)
 
 
-def _step(revival: Generator[Call, Outcome, None], outcome: Outcome | None) -> Call | None:
+def _step(revival: Revival, outcome: Outcome | None) -> Call | None:
     try:
         return next(revival) if outcome is None else revival.send(outcome)
     except StopIteration:
         return None
-
-
-class _Loop:
-    """An event loop in a thread, in which a number of pumps work at jobs."""
-
-    def __init__(self, pumps: int, work: Callable[[Job], Any]) -> None:
-        self._work = work
-        self._pumps = pumps
-        self._jobs: deque[Job] = deque()
-        self._more = asyncio.Event()
-        self._ended = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="eventstore-handlers-async", daemon=True)
-        self._thread.start()
-
-    def put(self, jobs: list[Job]) -> None:
-        self._jobs.extend(jobs)
-        self._loop.call_soon_threadsafe(self._more.set)
-
-    def call(self, function: Callable[..., object], *arguments: object) -> None:
-        """Have something called in the loop's thread."""
-        self._loop.call_soon_threadsafe(function, *arguments)
-
-    def stop(self, timeout: float) -> bool:
-        self._ended = True
-        self._loop.call_soon_threadsafe(self._more.set)
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._cancel)
-            self._thread.join(1.0)
-            return False
-        return True
-
-    def _cancel(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._main())
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        finally:
-            self._loop.close()
-
-    async def _main(self) -> None:
-        await asyncio.gather(*(self._pump() for _ in range(self._pumps)), return_exceptions=True)
-
-    async def _pump(self) -> None:
-        while not self._ended:
-            if not self._jobs:
-                self._more.clear()
-                if not self._jobs and not self._ended:
-                    await self._more.wait()
-                continue
-            job = self._jobs.popleft()
-            again = await self._work(job)
-            if again is not None:
-                self._jobs.append(again)
-                # A handler that never waits must not keep the others from their turn.
-                await asyncio.sleep(0)

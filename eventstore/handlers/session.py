@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from eventstore.handlers import dead_letters, positions
 from eventstore.handlers.calls import Mine
 from eventstore.handlers.feed import Fed, advance
 from eventstore.handlers.gate import Rules
 from eventstore.handlers.lanes import ROOM, Lane
-from eventstore.handlers.pool import CONCURRENCY, TIME_LIMIT, WORKERS, Pool
+from eventstore.handlers.pool import CONCURRENCY, TIME_LIMIT, WORKERS, Hanging, Pool
 from eventstore.handlers.registry import Handler
+from eventstore.log.engine import is_sqlite, is_unavailable
 from eventstore.log.reader import head
 
 PAGE_EVENTS = 1_000
@@ -135,6 +137,15 @@ class Session:
 
         Raises what failed in a call's thread that was no fault of its handler.
         """
+        try:
+            return self._step()
+        except Exception as error:
+            # A call that never ends may be why the database fails.
+            if isinstance(self._fault, Hanging) and error is not self._fault:
+                raise self._fault from error
+            raise
+
+    def _step(self) -> bool:
         if self._fault is not None:
             raise self._fault
         self._woken.clear()
@@ -148,7 +159,7 @@ class Session:
             self._look()
         # Of an event that was begun alone it is written down at once that it did not end its process.
         if now - self._saved_at >= SAVE_SECONDS or any(lane.is_alone and lane.is_idle for lane in self.lanes):
-            self._save({})
+            self._save_patiently({})
         return moved
 
     def rest(self, seconds: float) -> None:
@@ -161,6 +172,10 @@ class Session:
             lane.close()
         ended = self._pool.stop(seconds)
         if self._fault is None:
+            for lane in self.lanes:
+                if not lane.lost:
+                    # What was being tried again is no failure of it.
+                    lane.put_off_begun()
             self._save({}, last=ended)
         return ended
 
@@ -190,8 +205,8 @@ class Session:
             types = None if types is None or lane.handler.types is None else types | lane.handler.types
         page = advance(self._engine, types, after=after, limit=PAGE_EVENTS, until=self._until)
         short = {lane.handler.name: page.position + CLAIMED_AHEAD for lane in lanes if page.position > lane.claimed}
-        if short:
-            self._save(short)
+        if short and not self._save_patiently(short):
+            return
         for lane in lanes:
             if not lane.lost:
                 lane.feed(page.events, page.position)
@@ -233,6 +248,17 @@ class Session:
                 self._pool.put_letter(lane, letter)
 
     # What is written down
+
+    def _save_patiently(self, claims: dict[str, int]) -> bool:
+        """False where a handler holds its transaction of a SQLite store for so long that it has to be tried again."""
+        try:
+            self._save(claims)
+        except DBAPIError as error:
+            if not is_sqlite(self._engine) or not is_unavailable(error):
+                raise
+            self._saved_at = time.monotonic()
+            return False
+        return True
 
     def _save(self, claims: dict[str, int], *, last: bool = False) -> None:
         found = [(lane, lane.progress(claimed=claims.get(lane.handler.name), last=last)) for lane in self.lanes]

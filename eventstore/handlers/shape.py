@@ -117,8 +117,11 @@ class CouponEvent:
         """A transaction in the store's own database, begun when it is first asked for.
 
         It is committed together with the record that the event was handled, so that what is written through it happens
-        exactly once, and is rolled back when the handler fails. Do not commit, roll back or keep it. Raises InputError where
-        there is none.
+        exactly once, and is rolled back when the handler fails or takes too long. Do not roll back or keep it; to commit it is
+        refused, with RuntimeError. Keep it short: eight are open at once on PostgreSQL, one on SQLite, where nobody else writes
+        meanwhile. A plain handler waits here until one is free. An async one cannot: its call is broken off here and made again,
+        as the same attempt, once one is set aside for it, and so is each call of that handler from then on; what it did before
+        it asked may be done twice, once. Raises InputError where there is none, RuntimeError once the call has ended.
         """
         given = self._given[4]
         if given is None:
