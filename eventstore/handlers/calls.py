@@ -148,7 +148,7 @@ class Call:
             return self._told(RuntimeError(KEPT))
         try:
             self.committed = own.commit(self._mark)
-        except (Superseded, IntegrityError) as error:
+        except Superseded as error:
             own.roll_back(error)
             return SUPERSEDED
         except BaseException as error:  # noqa: BLE001 - a commit that fails is a failure of this event
@@ -206,7 +206,11 @@ class Call:
                 return
         elif self.fed.position <= position:
             raise Superseded
-        positions.mark_done(connection, mine.name, mine.handler.name, self.fed.position)
+        try:
+            positions.mark_done(connection, mine.name, mine.handler.name, self.fed.position)
+        except IntegrityError as error:
+            # It stands there already. What the handler's own constraints say at the commit is another matter.
+            raise Superseded from error
 
 
 def told(error: BaseException) -> str:

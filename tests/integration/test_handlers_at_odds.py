@@ -211,6 +211,27 @@ def test_ends_in_good_order_are_no_deaths(store: EventStore, caplog: pytest.LogC
     assert "the process before ended" not in caplog.text
 
 
+def test_a_constraint_that_fails_at_the_commit_is_a_failure_of_its_event(store: EventStore) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(text("CREATE TABLE parents (id INTEGER PRIMARY KEY)"))
+        connection.execute(
+            text("CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)")
+        )
+    fill(store, 4, coupons=4)
+    handlers = Handlers()
+
+    @handlers.on("*", attempts=1)
+    def orphan(event: CouponEvent) -> None:
+        if event.position == 2:
+            event.transaction.execute(text("INSERT INTO children VALUES (7)"))
+
+    assert run_once(store, handlers)
+    [letter] = store.handlers.dead_letters()
+    assert letter.position == 2
+    assert "IntegrityError" in letter.reason
+    assert store.handlers.status()[0].handled == 3
+
+
 def test_once_ends_though_events_go_on_coming(store: EventStore) -> None:
     fill(store, 50, coupons=5)
     seen, handlers = Seen(), Handlers()
