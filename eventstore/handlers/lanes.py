@@ -23,7 +23,7 @@ from eventstore.handlers.positions import Holder, Progress, Standing
 from eventstore.log.engine import is_sqlite, is_unavailable, write_transaction
 from eventstore.log.records import now
 
-MAX_DEATHS = 3
+MAX_DEATHS = 5
 """An event that was begun alone so often, and whose process ended each time, is what ends it: it is parked for a person."""
 ROOM = 2_000
 """Events of a handler that may wait in memory: reading goes on once there are fewer."""

@@ -26,7 +26,7 @@ from tests.handling import (
 from tests.processes import Program
 
 KILLS = {"sqlite": 50, "postgresql": 15}
-LONGEST_LIFE = 0.25
+LONGEST_LIFE = 0.4
 """Seconds that a process has from when it runs the handlers, at most."""
 COUPONS = 9
 
