@@ -121,7 +121,7 @@ class Parameter:
         if value is None:
             return self.default if self.choices or self.type == "zone" else None
         try:
-            if isinstance(day := _day(value), date) and self.type in ("timestamp", "moment"):
+            if isinstance(day := read_day(value), date) and self.type in ("timestamp", "moment"):
                 return _begin(day, zone) if self.type == "timestamp" else _end(day, zone)
             return _chosen(value, self.choices) if self.choices else _READERS[self.type](value)
         except (ValueError, OverflowError) as error:
@@ -324,20 +324,19 @@ def _hint(parameter: Parameter, value: object) -> str:
     return ""
 
 
-def _date(value: object) -> date:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value
+def read_day(value: object) -> date | None:
+    """The value if it is a day, and not a time of one. Raises ValueError for one that no month has."""
     # A date has many spellings in ISO 8601; one is enough for people to read and to write.
     if isinstance(value, str) and _DATE.fullmatch(value):
         return date.fromisoformat(value)
-    raise ValueError(value)
-
-
-def _day(value: object) -> date | None:
-    """The value if it is a day, and not a time of one."""
-    if isinstance(value, str) and _DATE.fullmatch(value):
-        return _date(value)
     return value if isinstance(value, date) and not isinstance(value, datetime) else None
+
+
+def _date(value: object) -> date:
+    found = read_day(value)
+    if found is None:
+        raise ValueError(value)
+    return found
 
 
 def _begin(day: date, zone: str) -> datetime:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import logging
 import os
-import re
 import runpy
 import secrets
 import shutil
@@ -21,6 +20,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from difflib import get_close_matches
@@ -29,6 +29,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 
+from analytics.catalogue import read_day
 from eventstore.config import Settings, load_settings
 from eventstore.errors import InputError, NotFound
 
@@ -47,7 +48,6 @@ NEEDED = ("marimo", "altair", "vl_convert")
 ASKED = ("site", "since", "until", "coupon")
 """What a notebook may be started with; each takes what it knows."""
 
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _QUIET = {"MARIMO_SKIP_UPDATE_CHECK": "1", "MARIMO_TRACING": "false", "MARIMO_RESTRICT_SHARING": "true"}
 
 
@@ -107,11 +107,10 @@ def asked_of(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _day(name: str, given: str) -> date:
-    try:
-        if _DAY.fullmatch(given):
-            return date.fromisoformat(given)
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        found = read_day(given)
+        if found is not None:
+            return found
     raise InputError(f"the parameter {name} takes a day, as in 2026-09-01, not {given!r}")
 
 

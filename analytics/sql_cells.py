@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from analytics.connect import AnalyticsConnection
+from eventstore.projections.duck import quoted
 
 _DESCRIBED = """
     SELECT table_name, column_name, data_type
@@ -56,8 +57,7 @@ class SqlCells:
 
     def adbc_get_table_schema(self, table_name: str, *, db_schema_filter: str | None = None) -> list[pa.Field]:  # noqa: ARG002
         """A table's columns."""
-        query = f'SELECT * FROM "{table_name.replace(chr(34), chr(34) * 2)}" LIMIT 0'
-        return list(self._connection.arrow(query).schema)
+        return list(self._connection.arrow(f"SELECT * FROM {quoted(table_name)} LIMIT 0").schema)
 
     def _described(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._connection.arrow(_DESCRIBED).to_pylist()

@@ -17,13 +17,18 @@ class LakeUnreadable(StoreUnavailable):
     """Files of the lake are gone or damaged. The message says how to have it made anew."""
 
     def __init__(self, location: str, error: BaseException, *, table: str = "") -> None:
-        said = str(error).splitlines()[0].strip() if str(error).strip() else type(error).__name__
+        said = first_line(error)
         # Where DuckDB does not say which file it is.
         which = "" if table or location in said else " (`eventstore lake verify` names the file)"
         where = f"{location}/{table}" if table else location
         super().__init__(
             f"the lake {where} cannot be read: {said}{which}; remove {location}, it is made anew from the log"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without what DuckDB adds below."""
+    return str(error).splitlines()[0].strip() if str(error).strip() else type(error).__name__
 
 
 def is_damage(error: Exception, files: Collection[str] = ()) -> bool:

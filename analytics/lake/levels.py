@@ -18,7 +18,7 @@ from analytics.lake.damage import readable
 from analytics.lake.delta import LakeTable, stream
 from eventstore.log.arrow import rows_to_batch
 from eventstore.projections.catalogue import Projection, ProjectionColumn
-from eventstore.projections.duck import ModelSession, decode_column, encode_column, quoted, stored_schema
+from eventstore.projections.duck import ModelSession, decode_column, encode_column, literal, quoted, stored_schema
 
 LEVEL_ROWS = (None, 2_000_000, 200_000, 20_000)
 """Rows that each level holds at most; the last is written by every catching up, in some hundredths of a second."""
@@ -199,11 +199,7 @@ def visible(files: LevelFiles, *, gone: bool = False) -> str:
 
 def parquet(files: Sequence[str]) -> str:
     """SQL for the rows of these files."""
-    return (
-        "read_parquet(["
-        + ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        + "], hive_partitioning = false)"
-    )
+    return "read_parquet([" + ", ".join(literal(file) for file in files) + "], hive_partitioning = false)"
 
 
 def key_hash(model: Projection) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from analytics.columns import CLOSER_TYPES, DELIVERY_COLUMNS, event_columns
 from analytics.lake import log
+from analytics.lake.damage import first_line
 from analytics.lake.delta import LakeTable
 from analytics.lake.duck import worker
 from analytics.lake.levels import LevelFiles, level_files, visible
@@ -82,7 +83,7 @@ def segment(events: LakeTable, engine: Engine, after: int, last: int) -> Segment
                     f"SELECT {checked} FROM read_parquet(?) WHERE position > ? AND position <= ?", [files, after, last]
                 ).fetchall()
             except duckdb.Error as failure:
-                error = _said(failure)
+                error = first_line(failure)
     return Segment(after + 1, last, in_log[0], in_lake[0], not error and in_log == in_lake, error)
 
 
@@ -101,7 +102,7 @@ def broken(tables: Mapping[str, LakeTable], models: Catalogue, *, whole: bool) -
                 try:
                     connection.execute(f"SELECT sum(hash(COLUMNS(*))::HUGEINT) FROM ({read}{limit})", [file]).fetchall()
                 except duckdb.Error as failure:
-                    yield Broken(name, file, _said(failure))
+                    yield Broken(name, file, first_line(failure))
 
 
 def compared(tables: Mapping[str, LakeTable], models: Catalogue, engine: Engine) -> Iterator[Compared]:
@@ -125,7 +126,7 @@ def compared(tables: Mapping[str, LakeTable], models: Catalogue, engine: Engine)
         try:
             in_lake = _in_lake(level_files(table), model)
         except duckdb.Error as failure:
-            yield Compared(model.name, in_store[0], None, False, _said(failure))
+            yield Compared(model.name, in_store[0], None, False, first_line(failure))
             continue
         yield Compared(model.name, in_store[0], in_lake[0], in_store == in_lake)
 
@@ -182,7 +183,3 @@ def _checked(names: Sequence[str]) -> str:
 def _total(names: Sequence[str]) -> str:
     """SQL for a number that tells rows of other values from these, in whatever order they come."""
     return f"sum(CAST(hash({', '.join(quoted(name) for name in names)}) AS HUGEINT))"
-
-
-def _said(error: BaseException) -> str:
-    return str(error).splitlines()[0].strip() if str(error).strip() else type(error).__name__

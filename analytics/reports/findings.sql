@@ -87,15 +87,7 @@ wanted AS (
         AND (CAST($limit AS BIGINT) IS NULL OR from_then_on - in_it < $limit)
         AND (CAST($code AS VARCHAR) IS NULL OR code = $code)
 ),
--- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
-exceeded AS (
-    SELECT coupon_signs.coupon_key, coupon_signs.least_limit AS least
-    FROM coupon_signs
-    JOIN coupon_usage ON coupon_usage.coupon_key = coupon_signs.coupon_key
-    WHERE
-        coupon_usage.times_used > coupon_signs.least_limit
-        AND (CAST($site AS VARCHAR) IS NULL OR coupon_signs.site_id = $site)
-),
+-- include: exceeded
 numbered AS (
     SELECT
         redemptions.event_key, redemptions.redeemed_at, exceeded.least,

@@ -24,14 +24,8 @@
 -- The limit of a use is what its own event says, else the latest that any event said before: by sequence among those that carry
 -- one, by time otherwise, then by event id. The history of a coupon (eventstore/projections/history.py) finds the same; a test
 -- compares the two.
-WITH exceeded AS (
-    SELECT coupon_signs.coupon_key, coupon_signs.least_limit AS least
-    FROM coupon_signs
-    JOIN coupon_usage ON coupon_usage.coupon_key = coupon_signs.coupon_key
-    WHERE
-        coupon_usage.times_used > coupon_signs.least_limit
-        AND (CAST($site AS VARCHAR) IS NULL OR coupon_signs.site_id = $site)
-),
+WITH
+-- include: exceeded
 -- The uses that were above the least limit that the coupon ever had: only they can have been above the one it had then.
 numbered AS (
     SELECT
