@@ -28,12 +28,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
 from zoneinfo import ZoneInfo, available_timezones
 
 from eventstore.errors import ReportError
+from eventstore.nearest import did_you_mean
 
 ParameterValue = str | int | date | datetime | None
 """What a query is given for a parameter: times are aware and UTC, and None is SQL's NULL (no restriction)."""
@@ -163,7 +163,7 @@ class Report:
         for name in given:
             if name not in known:
                 raise ReportError(
-                    f"the report {self.name} has no parameter {name!r}{_nearest(name, known)}; it has {_listed(known)}"
+                    f"the report {self.name} has no parameter {name!r}{did_you_mean(name, known)}; it has {_listed(known)}"
                 )
         try:
             # The zone first: where there is one, dates are days of it.
@@ -201,7 +201,7 @@ def report(name: str) -> Report:
         if each.name == name:
             return each
     known = [each.name for each in reports()]
-    raise ReportError(f"there is no report {name!r}{_nearest(name, known)}; there are {_listed(known)}")
+    raise ReportError(f"there is no report {name!r}{did_you_mean(name, known)}; there are {_listed(known)}")
 
 
 def parse(text: str, file_name: str) -> Report:
@@ -274,11 +274,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _text(value: object) -> str:
     if isinstance(value, str):
         return value
@@ -315,12 +310,11 @@ def _hint(parameter: Parameter, value: object) -> str:
     if not isinstance(value, str):
         return ""
     if parameter.choices:
-        return _nearest(value.lower(), list(parameter.choices))
+        return did_you_mean(value, parameter.choices)
     if parameter.type == "zone":
         if not _zones():
             return "; this machine has no database of time zones: `pip install tzdata` brings one"
-        close = get_close_matches(value.lower(), _zones(), n=1, cutoff=0.5)
-        return f" (did you mean {_zones()[close[0]]}?)" if close else ""
+        return did_you_mean(value, _zones().values())
     return ""
 
 

@@ -33,7 +33,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +55,7 @@ from eventstore.errors import EventStoreError, InputError, NotFound
 from eventstore.event import Event
 from eventstore.log import schema
 from eventstore.log.engine import make_engine
+from eventstore.nearest import did_you_mean
 from eventstore.projections.catalogue import Catalogue, load_catalogue
 from eventstore.projections.duck import quoted
 
@@ -456,9 +456,7 @@ def _snapshot(
 def _view(table: str, snapshot: Snapshot, catalogue: Catalogue) -> View:
     known = {each.name: each for each in views(snapshot, catalogue)}
     if table not in known:
-        near = get_close_matches(table.lower(), known, n=1, cutoff=0.5)
-        meant = f" (did you mean {near[0]}?)" if near else ""
-        raise NotFound(f"there is no table {table!r}{meant}; there are {', '.join(known)}")
+        raise NotFound(f"there is no table {table!r}{did_you_mean(table, known)}; there are {', '.join(known)}")
     return known[table]
 
 

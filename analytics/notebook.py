@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
 from ipaddress import ip_address
@@ -32,6 +31,7 @@ from pathlib import Path
 from analytics.catalogue import read_day
 from eventstore.config import Settings, load_settings
 from eventstore.errors import InputError, NotFound
+from eventstore.nearest import did_you_mean
 
 FOLDER = Path(__file__).parent / "notebooks"
 COPIES = "notebooks"
@@ -75,9 +75,7 @@ def notebook(name: str) -> Notebook:
         if each.name == wanted:
             return each
     names = [each.name for each in notebooks()]
-    near = get_close_matches(wanted, names, 1, 0.5)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise NotFound(f"there is no notebook {name!r}{hint}; there are {', '.join(names)}")
+    raise NotFound(f"there is no notebook {name!r}{did_you_mean(wanted, names)}; there are {', '.join(names)}")
 
 
 def sql(name: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from analytics.columns import TableColumn, projection_columns
 from analytics.lake import Snapshot
 from analytics.views import REGISTER_COLUMNS, macros, views
 from eventstore.errors import NotFound
+from eventstore.nearest import did_you_mean
 from eventstore.projections.catalogue import Catalogue, projections
 
 _MACROS = {
@@ -58,6 +58,4 @@ def find(name: str, among: Sequence[Askable]) -> Askable:
         if each.name.lower() == wanted:
             return each
     names = [each.name for each in among]
-    near = get_close_matches(wanted, names, n=1, cutoff=0.5)
-    meant = f" (did you mean {near[0]}?)" if near else ""
-    raise NotFound(f"there is no table {name!r}{meant}; there are {', '.join(names)}")
+    raise NotFound(f"there is no table {name!r}{did_you_mean(wanted, names)}; there are {', '.join(names)}")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 from eventstore.errors import InputError, NotFound
 from eventstore.event import Coupon, Discount, DiscountType, Event
 from eventstore.handlers import feed
-from eventstore.handlers.nearest import nearest
 from eventstore.log import reader
 from eventstore.log.reader import Filter
 from eventstore.log.records import RecordedEvent
 from eventstore.log.tail import Stop
+from eventstore.nearest import nearest
 from eventstore.wix.catalogue import BY_EVENT_TYPE, FAMILIES, HANDLERS, OBSERVED, OWN_TYPES
 
 if TYPE_CHECKING:

@@ -126,9 +126,14 @@ class Lake:
         self._put_deliveries(deliveries, head)
         return until
 
-    def snapshot(self, *, bring: bool = True) -> Snapshot:
-        """The latest moment that all tables show, with its files on this machine; without `bring`, where they lie."""
-        found = snapshot.take(self._base, self._events, self._projections, self._deliveries, bring=bring)
+    def snapshot(self, *, bring: bool = True, latest: bool = True) -> Snapshot:
+        """The latest moment that all tables show, with its files on this machine; without `bring`, where they lie.
+
+        Not `latest`: the one that `catch_up` has brought about just now, or a later one; that takes less looking.
+        """
+        found = snapshot.take(
+            self._base, self._events, self._projections, self._deliveries, bring=bring, opened=not latest
+        )
         if is_remote(self._base):
             copies.remove_unwanted(self._base)
         return found

@@ -39,16 +39,24 @@ class Snapshot:
 
 
 def take(
-    location: str, events: LakeTable, projections: Mapping[str, LakeTable], deliveries: LakeTable, *, bring: bool = True
+    location: str,
+    events: LakeTable,
+    projections: Mapping[str, LakeTable],
+    deliveries: LakeTable,
+    *,
+    bring: bool = True,
+    opened: bool = False,
 ) -> Snapshot:
     """The latest moment that all tables show, with its files on this machine; without `bring`, where they lie.
+
+    `opened`: the versions that are looked at will do, where they show one moment.
 
     Raises StoreUnavailable where there is none, as in the midst of an upgrade.
     """
     followers = (*projections.values(), deliveries)
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         # The events last: they are always at least as far as what follows them.
-        for table in (*followers, events):
+        for table in () if opened and attempt == 0 else (*followers, events):
             table.open()
         position = min(table.position for table in followers)
         if all(table.step_back_to(position) for table in followers):

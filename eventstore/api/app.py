@@ -21,6 +21,7 @@ from eventstore.config import Settings
 from eventstore.store import EventStore
 
 if TYPE_CHECKING:
+    from eventstore.handlers.registry import Handlers
     from eventstore.handlers.runner import HandlerRunner
 
 DESCRIPTION = """\
@@ -45,41 +46,47 @@ async def _write_counts(store: EventStore) -> None:
             _log.warning("refused deliveries are not counted for now", extra={"reason": type(error).__name__})
 
 
-def _start_handlers(store: EventStore, settings: Settings) -> HandlerRunner | None:
+def _start_handlers(store: EventStore, settings: Settings, loaded: Handlers | None) -> HandlerRunner | None:
     if settings.handlers is None:
         return None
-    from eventstore.handlers.loading import load_handlers
+    if loaded is None:
+        from eventstore.handlers.loading import load_handlers
 
-    runner = store.handlers.runner(
-        list(load_handlers(settings.handlers)), name=settings.handlers_name, begin=settings.handlers_from
-    )
+        loaded = load_handlers(settings.handlers)
+    runner = store.handlers.runner(list(loaded), name=settings.handlers_name, begin=settings.handlers_from)
     runner.start()
     return runner
 
 
-def create_app(store: EventStore, settings: Settings, *, elsewhere: Callable[[], str | None] | None = None) -> FastAPI:
+def create_app(
+    store: EventStore,
+    settings: Settings,
+    *,
+    handlers: Handlers | None = None,
+    elsewhere: Callable[[], str | None] | None = None,
+) -> FastAPI:
     """The app over an open store, which it closes when it ends.
 
     It follows the log with the projections (unless the settings leave that to `eventstore project`), runs the handlers that the
     settings name and keeps the tables in order, unless another worker does all that: `elsewhere` then tells what keeps that one
-    from following.
+    from following. `handlers`: those of the settings, if they are loaded already.
     """
 
     context = Context(store, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        handlers: HandlerRunner | None = None
+        running: HandlerRunner | None = None
         if elsewhere is None:
             if settings.project:
                 store.start_projections()
             store.start_maintenance()
-            handlers = _start_handlers(store, settings)
+            running = _start_handlers(store, settings, handlers)
         counting = asyncio.create_task(_write_counts(store))
         yield
         counting.cancel()
-        if handlers is not None:
-            await run_in_threadpool(handlers.stop)
+        if running is not None:
+            await run_in_threadpool(running.stop)
         await run_in_threadpool(context.desk.close)
         await run_in_threadpool(store.close)
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -16,6 +17,9 @@ from eventstore.api.shortcut import Shortcut
 from eventstore.config import Settings
 from eventstore.errors import InputError
 from eventstore.store import EventStore
+
+if TYPE_CHECKING:
+    from eventstore.handlers.registry import Handlers
 
 BACKLOG = 2_048
 """Connections that may wait to be accepted: a burst of Wix's retries must not see a refused connection."""
@@ -52,17 +56,18 @@ def serve(
     settings: Settings,
     *,
     listener: socket.socket | None = None,
+    handlers: Handlers | None = None,
     elsewhere: Callable[[], str | None] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve in this process until SIGINT or SIGTERM; `on_ready(url)` once it answers.
 
-    On `listener`, or else at the host and port of the settings: raises InputError if those are taken. `elsewhere`: see
-    `create_app`.
+    On `listener`, or else at the host and port of the settings: raises InputError if those are taken. `handlers` and
+    `elsewhere`: see `create_app`.
     """
     listener = listen(settings) if listener is None else listener
     url = url_of(listener, settings)
-    app = create_app(store, settings, elsewhere=elsewhere)
+    app = create_app(store, settings, handlers=handlers, elsewhere=elsewhere)
     config = uvicorn.Config(
         Shortcut(app),
         http=Connection,

@@ -13,7 +13,7 @@ from eventstore.cli.common import cell, ended_by_sigterm, json_option, open_stor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eventstore.handlers.desk import Wanted
+    from eventstore.handlers.desk import Preview
     from eventstore.handlers.runner import HandlerRunner
 
 from_option = click.option(
@@ -132,7 +132,7 @@ def run(ctx: click.Context, runner: HandlerRunner, names: Sequence[str], *, once
         ctx.exit(75)
 
 
-def _show(found: Sequence[Wanted], as_json: bool) -> None:
+def _show(found: Sequence[Preview], as_json: bool) -> None:
     if as_json:
         print_json(
             [

@@ -56,11 +56,12 @@ def serve(
     project = False if no_projections else None
     settings = settings_of(ctx, host=host, port=port, site=site, workers=workers, project=project, handlers=handlers)
     logs.configure(level=settings.log_level, style=settings.log_format)
+    loaded = None
     if settings.handlers is not None:
         from eventstore.handlers.loading import load_handlers
 
         # What is wrong with them is told now, and not by a server that is up already.
-        load_handlers(settings.handlers)
+        loaded = load_handlers(settings.handlers)
     with closing(listen(settings)) as listener:
         with open_store(ctx, create=True, settings=settings) as store:
             if not unguarded:
@@ -87,7 +88,7 @@ def serve(
                     )
 
             if settings.workers == 1:
-                run(store, settings, listener=listener, on_ready=ready)
+                run(store, settings, listener=listener, handlers=loaded, on_ready=ready)
         # The store is closed here: each worker opens its own.
         if settings.workers > 1:
             serve_workers(settings, listener, on_ready=ready)

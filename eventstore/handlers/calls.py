@@ -25,8 +25,6 @@ from eventstore.handlers.transactions import KEPT, OVER, EventTransaction, slots
 
 REASON_LENGTH = 1_000
 """Characters kept of what a handler raised."""
-LATER_SECONDS = 366 * 86_400.0
-"""The longest that a handler may ask to wait; times much further away cannot be stored."""
 _ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -51,12 +49,11 @@ BUSY = Outcome("no transaction was free")
 
 @dataclass(frozen=True, slots=True)
 class Mine:
-    """In whose name a handler is run: the set, and the epoch in which it was taken over."""
+    """A handler that is run here, and in whose name."""
 
     engine: Engine
-    name: str
     handler: Handler
-    epoch: int
+    holder: positions.Holder
 
 
 class Call:
@@ -180,7 +177,7 @@ class Call:
     def _event(self) -> CouponEvent:
         mine, fed = self._mine, self.fed
         site, _ = fed.subject
-        key = f"{mine.name}/{mine.handler.name}/{site}/{fed.event_id}"
+        key = f"{mine.holder.name}/{mine.handler.name}/{site}/{fed.event_id}"
         return handler_event(
             fed.type, fed.record, idempotency_key=key, attempt=self.attempt, transaction=self._transaction
         )
@@ -195,8 +192,8 @@ class Call:
         return own.connection(wait=not self._mine.handler.is_async)
 
     def _mark(self, connection: Connection) -> None:
-        mine = self._mine
-        position = positions.is_still_mine(connection, mine.name, mine.handler.name, mine.epoch)
+        holder = self._mine.holder
+        position = holder.position(connection)
         if position is None:
             raise Superseded
         if self.letter is not None:
@@ -207,7 +204,7 @@ class Call:
         elif self.fed.position <= position:
             raise Superseded
         try:
-            positions.mark_done(connection, mine.name, mine.handler.name, self.fed.position)
+            positions.mark_done(connection, holder, self.fed.position)
         except IntegrityError as error:
             # It stands there already. What the handler's own constraints say at the commit is another matter.
             raise Superseded from error
@@ -245,7 +242,7 @@ def _seconds(error: TryLater) -> float | None:
     seconds = getattr(error, "seconds", None)
     if not isinstance(seconds, int | float) or not seconds >= 0:
         return None
-    return float(min(seconds, LATER_SECONDS))
+    return seconds
 
 
 async def _awaited(found: Any) -> None:

@@ -52,7 +52,7 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Preview:
     """What a handler would be given: `events` of them, the first at `first`."""
 
     handler: str
@@ -157,7 +157,7 @@ class HandlerDesk:
             done.append(Replayed(each, position, before, closed))
         return done
 
-    def preview(self, handlers: Sequence[Handler], *, name: str = NAME, begin: str = BEGIN) -> list[Wanted]:
+    def preview(self, handlers: Sequence[Handler], *, name: str = NAME, begin: str = BEGIN) -> list[Preview]:
         """What each handler would be given of the log as it is now; calls none and writes nothing."""
         start = beginning(self._engine, begin)
         with self._engine.connect() as connection:
@@ -165,14 +165,14 @@ class HandlerDesk:
         last = head(self._engine)
         return [self._preview(each, kept.get(each.name, start), last) for each in handlers]
 
-    def _preview(self, handler: Handler, begin: int, until: int) -> Wanted:
+    def _preview(self, handler: Handler, begin: int, until: int) -> Preview:
         events, first, last = 0, None, None
         for fed in self._events(handler.types, begin, until):
             if handler.wants(fed.type, fed.record):
                 events += 1
                 first = fed.position if first is None else first
                 last = fed.position
-        return Wanted(handler.name, begin, events, first, last)
+        return Preview(handler.name, begin, events, first, last)
 
     def _events(self, types: frozenset[str] | None, after: int, until: int) -> Iterator[Fed]:
         while after < until:

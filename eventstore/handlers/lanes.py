@@ -19,7 +19,7 @@ from eventstore.handlers.calls import SUPERSEDED, Call, Mine, Outcome
 from eventstore.handlers.dead_letters import HandlerDeadLetter
 from eventstore.handlers.feed import Fed, Subject, of_subject
 from eventstore.handlers.gate import Gate, Rules, about
-from eventstore.handlers.positions import Holder, Progress, Standing
+from eventstore.handlers.positions import Progress, Standing
 from eventstore.log.engine import is_sqlite, is_unavailable, write_transaction
 from eventstore.log.records import now
 
@@ -58,7 +58,6 @@ class Lane:
         """Whether another process has taken over, or a person moved the handler: what is here does not count any more."""
         self._rules = rules
         self._attempts = rules.attempts if self.handler.attempts is None else self.handler.attempts
-        self._holder = Holder(mine.name, mine.handler.name, mine.epoch)
         self._release = release
         self._drained = drained
         self._lock = threading.Lock()
@@ -175,8 +174,7 @@ class Lane:
         with self._lock:
             held = self._gate.asked_later(subject, outcome.reason, outcome.seconds, alone=alone)
         if held and alone:
-            mine = self.mine
-            positions.clear(mine.engine, mine.name, self.handler.name, mine.epoch)
+            positions.clear(self.mine.engine, self.mine.holder)
         return held
 
     def _finished(self, fed: Fed) -> bool:
@@ -213,7 +211,7 @@ class Lane:
         while True:
             try:
                 letter = dead_letters.park(
-                    self.mine.engine, self._holder, fed, attempts=attempts, reason=reason, retry_at=retry_at
+                    self.mine.engine, self.mine.holder, fed, attempts=attempts, reason=reason, retry_at=retry_at
                 )
                 break
             except DBAPIError as error:
@@ -242,9 +240,8 @@ class Lane:
         """The letters to be tried again now; each must be given to `revival`."""
         if not self._parked or self._closed or self.lost or not self._gate.is_open:
             return []
-        mine = self.mine
-        with mine.engine.connect() as connection:
-            found = dead_letters.due_letters(connection, mine.name, self.handler.name, now(), REVIVED_PAGE)
+        with self.mine.engine.connect() as connection:
+            found = dead_letters.due_letters(connection, self.mine.holder.name, self.handler.name, now(), REVIVED_PAGE)
         with self._lock:
             due = [
                 each
@@ -281,7 +278,7 @@ class Lane:
                 if self._closed or self.lost or not self._gate.is_open:
                     return
                 attempts += 1
-                if not dead_letters.begin(mine.engine, self._holder, letter.id, fed, attempts):
+                if not dead_letters.begin(mine.engine, self.mine.holder, letter.id, fed, attempts):
                     self.lost = True
                     return
                 call = Call(mine, fed, attempt=attempts, letter=letter.id)
@@ -293,12 +290,12 @@ class Lane:
                     with self._lock:
                         self._gate.shut(outcome.reason or "", outcome.seconds)
                     wait = timedelta(seconds=self._rules.pause(0, outcome.seconds))
-                    dead_letters.put_off(mine.engine, self._holder, letter.id, fed, now() + wait, attempts - 1)
+                    dead_letters.put_off(mine.engine, self.mine.holder, letter.id, fed, now() + wait, attempts - 1)
                     return
                 if outcome.reason is not None:
                     dead_letters.fail(
                         mine.engine,
-                        self._holder,
+                        self.mine.holder,
                         letter.id,
                         fed,
                         attempts=attempts,
@@ -308,7 +305,7 @@ class Lane:
                     return
                 if not call.committed:
                     with write_transaction(mine.engine, durable=False) as connection:
-                        if self._holder.holds(connection):
+                        if self.mine.holder.holds(connection):
                             dead_letters.advance(connection, letter.id, fed.position)
                 attempts = 0
                 with self._lock:
@@ -325,7 +322,7 @@ class Lane:
                     after = until
                     continue
                 with write_transaction(mine.engine, durable=False) as connection:
-                    if not self._holder.holds(connection):
+                    if not self.mine.holder.holds(connection):
                         self.lost = True
                         return
                     dead_letters.resolve(connection, letter.id, resolution, until)
@@ -333,19 +330,20 @@ class Lane:
                 return
 
     def _leave_out(self, letter: HandlerDeadLetter) -> None:
-        mine = self.mine
-        with write_transaction(mine.engine) as connection:
-            position = positions.is_still_mine(connection, mine.name, self.handler.name, mine.epoch)
+        holder = self.mine.holder
+        with write_transaction(self.mine.engine) as connection:
+            position = holder.position(connection)
             mine_still = position is not None and dead_letters.advance(connection, letter.id, letter.position)
             if mine_still and letter.position > (position or 0):
-                positions.mark_done(connection, mine.name, self.handler.name, letter.position)
+                positions.mark_done(connection, holder, letter.position)
 
     def put_off_begun(self) -> None:
         """Nothing is tried any more; what was is tried again by the next runner, and has not failed."""
         if self._reviving:
             wait = timedelta(seconds=self._rules.retry_seconds[0])
-            mine = self.mine
-            dead_letters.found_begun(mine.engine, mine.name, self.handler.name, self._attempts, wait, alive=True)
+            dead_letters.found_begun(
+                self.mine.engine, self.mine.holder.name, self.handler.name, self._attempts, wait, alive=True
+            )
 
     def hang(self, subject: Subject) -> None:
         """A call about this subject was given up and still runs: nothing else of it is begun before it ends."""
@@ -373,7 +371,7 @@ class Lane:
                 return None
             handled, self._handled = self._handled, 0
             self.claimed, self._saved = claim, state
-            return Progress(self.handler.name, self.mine.epoch, low, claim, handled, self._gate.reason)
+            return Progress(self.mine.holder, low, claim, handled, self._gate.reason)
 
     def unsaved(self, progress: Progress) -> None:
         """What was to be written down was not."""

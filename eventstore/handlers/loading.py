@@ -21,9 +21,9 @@ from types import CodeType, ModuleType
 from typing import Final
 
 from eventstore.errors import InputError
-from eventstore.handlers.nearest import nearest
 from eventstore.handlers.registry import Handler, Handlers, registering
 from eventstore.handlers.wanted import NAMES, check_function, is_like_a_name
+from eventstore.nearest import nearest
 
 _lock: Final = RLock()
 """Modules and the search path belong to the whole process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from eventstore.handlers import parts
-from eventstore.handlers.nearest import nearest, plain, same
+from eventstore.nearest import nearest, plain, same
 
 SYNONYMS = {
     "orderid": "wixAppOrderId",

@@ -93,7 +93,7 @@ class _Timed:
 
 
 class Pool:
-    """Calls handlers for lanes. `put` and `watch` are for any thread; `stop` and `close` once at the end.
+    """Calls handlers for lanes. `put` is for any thread; `stop` once at the end.
 
     `fault(error)`: called when something of ours failed (the database, most likely): the lanes cannot be trusted any more.
     """
@@ -117,7 +117,6 @@ class Pool:
         self._reserving: set[Lane] = set()
         """Lanes of async handlers that write through their transaction, and once found none free."""
         self._over = threading.Event()
-        self._watching = threading.Lock()
         for _ in range(workers):
             self._start_worker()
         self._ours = DaemonThreads(OURS)
@@ -133,15 +132,6 @@ class Pool:
     def put_letter(self, lane: Lane, letter: HandlerDeadLetter) -> None:
         """Have a dead letter tried again."""
         self._put(lane, [(lane, (letter.subject,), letter)])
-
-    def watch(self) -> None:
-        """Give up calls that take too long, unless another thread is at it. Raises Hanging."""
-        if not self._watching.acquire(blocking=False):
-            return
-        try:
-            self._watch()
-        finally:
-            self._watching.release()
 
     def stop(self, timeout: float) -> bool:
         """Begin nothing any more, and wait for what is under way; False if something still is after so many seconds.
@@ -184,11 +174,12 @@ class Pool:
     def _keep_watch(self) -> None:
         while not self._over.wait(WATCH_SECONDS):
             try:
-                self.watch()
+                self._watch()
             except BaseException as error:  # noqa: BLE001 - told to whoever runs the pool
                 self._fault(error)
 
     def _watch(self) -> None:
+        """Give up calls that take too long. Raises Hanging."""
         with self._lock:
             workers = list(self._workers)
         for worker in workers:
@@ -391,7 +382,7 @@ class Pool:
         return outcome
 
     async def _limited(self, lane: Lane, call: Call, revival: Revival | None) -> Outcome:
-        """Make a call that `watch` ends when it takes too long."""
+        """Make a call that the watch ends when it takes too long."""
         limit = self._limit(lane)
         task = asyncio.current_task()
         assert task is not None

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, and_, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, select, update
 
 from eventstore.errors import InputError, NotFound
 from eventstore.log.engine import write_transaction
@@ -25,14 +25,34 @@ _row = handler_positions.c
 class Standing:
     """Where a handler stands as a process takes it over. `done`: what it has handled above `position`."""
 
-    handler: str
     position: int
     claimed: int
     epoch: int
     suspect: int | None
     deaths: int
     done: frozenset[int]
-    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who runs a handler of a set: the epoch in which it was taken over. What an earlier one wants to write is refused."""
+
+    name: str
+    handler: str
+    epoch: int
+
+    @property
+    def place(self) -> ColumnElement[bool]:
+        """The handler's row, as long as it is this one's."""
+        return and_(_row.name == self.name, _row.handler == self.handler, _row.epoch == self.epoch)
+
+    def position(self, connection: Connection) -> int | None:
+        """Up to where everything is handled; None where another has taken it over. Nobody does before the transaction ends."""
+        return connection.execute(select(_row.position).where(self.place).with_for_update(read=True)).scalar()
+
+    def holds(self, connection: Connection) -> bool:
+        """Whether it still does; as `position`."""
+        return self.position(connection) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +60,7 @@ class Progress:
     """What is to be written down of a handler: it has handled everything up to `position`, `handled` events more than before,
     and may begin what stands up to `claimed`. `paused`: why nothing is begun for now."""
 
-    handler: str
-    epoch: int
+    holder: Holder
     position: int
     claimed: int
     handled: int
@@ -62,19 +81,6 @@ class Kept:
     updated_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who runs a handler of a set: the epoch in which it was taken over. What an earlier one wants to write is refused."""
-
-    name: str
-    handler: str
-    epoch: int
-
-    def holds(self, connection: Connection) -> bool:
-        """Whether it still does; nobody takes it over before the transaction ends."""
-        return is_still_mine(connection, self.name, self.handler, self.epoch) is not None
-
-
 def take_over(
     engine: Engine, name: str, begins: Mapping[str, int], before: Mapping[str, int] | None = None
 ) -> dict[str, Standing]:
@@ -93,7 +99,7 @@ def take_over(
                 connection.execute(
                     handler_positions.insert().values(name=name, handler=handler, **values, **_present())
                 )
-                found[handler] = Standing(handler, begin, begin, 1, None, 0, frozenset(), True)
+                found[handler] = Standing(begin, begin, 1, None, 0, frozenset())
                 continue
             alive = (before or {}).get(handler) == kept.epoch
             claimed, suspected, deaths = (
@@ -113,30 +119,21 @@ def take_over(
                     handler_done.c.position > kept.position,
                 )
             ).scalars()
-            found[handler] = Standing(
-                handler,
-                kept.position,
-                claimed,
-                kept.epoch + 1,
-                suspected,
-                deaths,
-                frozenset(done),
-                False,
-            )
+            found[handler] = Standing(kept.position, claimed, kept.epoch + 1, suspected, deaths, frozenset(done))
     return found
 
 
-def save(engine: Engine, name: str, several: Iterable[Progress], *, ended: bool = False) -> list[str]:
-    """Write down how far handlers are; returns those that another process, or a replay, has taken over: of these nothing is.
+def save(engine: Engine, several: Iterable[Progress], *, ended: bool = False) -> set[Holder]:
+    """Write down how far handlers are; returns who has lost his to another process or a replay: of these nothing is.
 
     `ended`: nothing is under way any more, so that no event is suspected of what comes.
     """
-    lost = []
+    lost = set()
     with write_transaction(engine, durable=False) as connection:
         for each in several:
             written = connection.execute(
                 update(handler_positions)
-                .where(_row.name == name, _row.handler == each.handler, _row.epoch == each.epoch)
+                .where(each.holder.place)
                 .values(
                     position=each.position,
                     claimed=each.claimed,
@@ -148,19 +145,19 @@ def save(engine: Engine, name: str, several: Iterable[Progress], *, ended: bool 
                 )
             )
             if not written.rowcount:
-                lost.append(each.handler)
+                lost.add(each.holder)
                 continue
             connection.execute(
                 delete(handler_done).where(
-                    handler_done.c.name == name,
-                    handler_done.c.handler == each.handler,
+                    handler_done.c.name == each.holder.name,
+                    handler_done.c.handler == each.holder.handler,
                     handler_done.c.position <= each.position,
                 )
             )
     return lost
 
 
-def suspect(engine: Engine, name: str, handler: str, epoch: int, position: int) -> bool:
+def suspect(engine: Engine, holder: Holder, position: int) -> bool:
     """Write down, before it is begun, that this event is begun alone, once more, all before it being done.
 
     False where the handler was taken over.
@@ -168,7 +165,7 @@ def suspect(engine: Engine, name: str, handler: str, epoch: int, position: int) 
     with write_transaction(engine, durable=False) as connection:
         written = connection.execute(
             update(handler_positions)
-            .where(_row.name == name, _row.handler == handler, _row.epoch == epoch)
+            .where(holder.place)
             .values(
                 # So that the next process begins with this one, and does not come to it by way of all others.
                 position=position - 1,
@@ -179,14 +176,10 @@ def suspect(engine: Engine, name: str, handler: str, epoch: int, position: int) 
     return bool(written.rowcount)
 
 
-def clear(engine: Engine, name: str, handler: str, epoch: int) -> None:
+def clear(engine: Engine, holder: Holder) -> None:
     """The event that was begun alone has not ended its process: it asked to be tried later."""
     with write_transaction(engine, durable=False) as connection:
-        connection.execute(
-            update(handler_positions)
-            .where(_row.name == name, _row.handler == handler, _row.epoch == epoch)
-            .values(suspect=None, deaths=0)
-        )
+        connection.execute(update(handler_positions).where(holder.place).values(suspect=None, deaths=0))
 
 
 def epochs(connection: Connection, name: str) -> dict[str, int]:
@@ -195,15 +188,9 @@ def epochs(connection: Connection, name: str) -> dict[str, int]:
     return {handler: epoch for handler, epoch in connection.execute(query)}
 
 
-def is_still_mine(connection: Connection, name: str, handler: str, epoch: int) -> int | None:
-    """The handler's position, if no other process has taken it over; it cannot be taken over before the transaction ends."""
-    query = select(_row.position).where(_row.name == name, _row.handler == handler, _row.epoch == epoch)
-    return connection.execute(query.with_for_update(read=True)).scalar()
-
-
-def mark_done(connection: Connection, name: str, handler: str, position: int) -> None:
+def mark_done(connection: Connection, holder: Holder, position: int) -> None:
     """Say that the event is handled, in the transaction of what its handler wrote. Raises IntegrityError if it was already."""
-    connection.execute(handler_done.insert().values(name=name, handler=handler, position=position))
+    connection.execute(handler_done.insert().values(name=holder.name, handler=holder.handler, position=position))
 
 
 def move(connection: Connection, name: str, handler: str, position: int) -> int:

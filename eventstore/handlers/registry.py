@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from eventstore.errors import InputError
-from eventstore.handlers.nearest import nearest
 from eventstore.handlers.shape import (
     CouponApplied,
     CouponCreated,
@@ -31,6 +30,7 @@ from eventstore.handlers.shape import (
     LoyaltyCouponUpdated,
 )
 from eventstore.handlers.wanted import Wanted, Wish, caller, check_function, check_options, wanted
+from eventstore.nearest import nearest
 
 if TYPE_CHECKING:
     from eventstore.log.records import RecordedEvent

@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from eventstore.backoff import wait_after
 from eventstore.errors import InputError, StoreUnavailable
@@ -22,7 +21,7 @@ from eventstore.handlers.feed import beginning
 from eventstore.handlers.pool import Hanging
 from eventstore.handlers.registry import Handler
 from eventstore.handlers.session import STOP_SECONDS, Limits, Session
-from eventstore.log.engine import is_sqlite, is_unavailable, said
+from eventstore.log.engine import is_away, is_sqlite, said
 from eventstore.log.exclusive import Exclusive
 from eventstore.log.hints import Hints
 from eventstore.log.reader import head
@@ -190,9 +189,8 @@ class HandlerRunner:
 
 def _passes(error: BaseException) -> bool:
     """Whether it is that the database cannot be used now."""
-    if isinstance(error, (NoConnectionFree, OSError)):
-        return True
-    if not isinstance(error, SQLAlchemyError):
-        # The driver's own, of a connection that is made or held outside the pool.
-        return type(error).__name__ in ("OperationalError", "InterfaceError") or bool(getattr(error, "sqlstate", None))
-    return getattr(error, "connection_invalidated", False) or is_unavailable(error)
+    if isinstance(error, SQLAlchemyError):
+        return is_away(error)
+    # The driver's own, of a connection that is made or held outside the pool.
+    names = ("OperationalError", "InterfaceError")
+    return isinstance(error, OSError) or type(error).__name__ in names or bool(getattr(error, "sqlstate", None))

@@ -97,7 +97,7 @@ class Session:
                     parked = dead_letters.open_subjects(connection, name, each.name)
                 # What is recorded from now on nobody has begun.
                 standing = replace(standing, claimed=max(min(standing.claimed, last), standing.position))
-                mine = Mine(engine, name, each, standing.epoch)
+                mine = Mine(engine, each, positions.Holder(name, each.name, standing.epoch))
                 self.lanes.append(Lane(mine, standing, parked, limits.rules, self._pool.put, self._woken.set))
                 if self.lanes[-1].is_careful:
                     _log.warning(
@@ -115,7 +115,7 @@ class Session:
     @property
     def epochs(self) -> dict[str, int]:
         """In which epoch each handler is held."""
-        return {lane.handler.name: lane.mine.epoch for lane in self.lanes}
+        return {lane.handler.name: lane.mine.holder.epoch for lane in self.lanes}
 
     @property
     def lost(self) -> bool:
@@ -151,7 +151,6 @@ class Session:
         self._woken.clear()
         for lane in self.lanes:
             lane.tick()
-        self._pool.watch()
         moved = self._feed()
         now = time.monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
@@ -232,7 +231,7 @@ class Session:
             lane.park_suspect(fed)
             lane.suspect = None
             return False
-        if not positions.suspect(self._engine, self._name, lane.handler.name, lane.mine.epoch, fed.position):
+        if not positions.suspect(self._engine, lane.mine.holder, fed.position):
             lane.lost = True
             return False
         return True
@@ -242,7 +241,7 @@ class Session:
             epochs = positions.epochs(connection, self._name)
         careful = any(lane.is_careful or (lane.is_alone and not lane.is_idle) for lane in self.lanes)
         for lane in self.lanes:
-            if epochs.get(lane.handler.name) != lane.mine.epoch:
+            if epochs.get(lane.handler.name) != lane.mine.holder.epoch:
                 lane.lost = True
             for letter in () if careful else lane.due():
                 self._pool.put_letter(lane, letter)
@@ -266,14 +265,14 @@ class Session:
         if not changed:
             return
         try:
-            lost = positions.save(self._engine, self._name, [progress for _, progress in changed], ended=last)
+            lost = positions.save(self._engine, [progress for _, progress in changed], ended=last)
         except BaseException:
             for lane, progress in changed:
                 lane.unsaved(progress)
             raise
         self._saved_at = time.monotonic()
         for lane, _ in changed:
-            if lane.handler.name in lost:
+            if lane.mine.holder in lost:
                 lane.lost = True
 
     def _failed(self, error: BaseException) -> None:

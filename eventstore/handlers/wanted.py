@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from eventstore.errors import InputError
 from eventstore.event import DiscountType
-from eventstore.handlers.nearest import nearest, plain
 from eventstore.handlers.shape import CLASSES
+from eventstore.nearest import nearest, plain
 from eventstore.wix.catalogue import BY_EVENT_TYPE, HANDLERS, OWN_TYPES
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from eventstore.errors import InputError
@@ -153,6 +154,13 @@ def is_unavailable(error: Exception) -> bool:
         return code != sqlite3.SQLITE_ERROR
     state = getattr(error.orig, "sqlstate", None) or ""
     return state.startswith(_OF_ITSELF) or (code is not None and code & 0xFF in _DAMAGED)
+
+
+def is_away(error: Exception) -> bool:
+    """Whether it passes by itself that a reader cannot go on: the database is not to be used now, or no connection is free."""
+    if isinstance(error, NoConnectionFree):
+        return True
+    return getattr(error, "connection_invalidated", False) or is_unavailable(error)
 
 
 def said(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from eventstore.backoff import wait_after
 from eventstore.errors import InputError, StoreUnavailable
 from eventstore.log import reader
-from eventstore.log.engine import is_sqlite, is_unavailable
+from eventstore.log.engine import is_away, is_sqlite
 from eventstore.log.hints import Hints
 from eventstore.log.reader import Filter
 from eventstore.log.records import RecordedEvent
@@ -142,8 +142,7 @@ class Tail:
         return self._stop is not None
 
     def _note_outage(self, error: DBAPIError | NoConnectionFree) -> None:
-        away = not isinstance(error, DBAPIError) or error.connection_invalidated or is_unavailable(error)
-        if not away:
+        if not is_away(error):
             raise error
         if not self._failures:
             reason = type(getattr(error, "orig", None) or error).__name__

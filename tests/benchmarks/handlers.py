@@ -19,6 +19,7 @@ from tests.benchmarks.harness import (
     Result,
     Sample,
     Stores,
+    at_share,
     in_child,
     interleaved,
     medians,
@@ -127,14 +128,11 @@ class _Bench:
         finally:
             self._fresh.discard(url)
         lags = sorted(max(0.0, entered[position] - at) for position, at in committed.items())
-        return {name: 1000 * lags[min(len(lags) - 1, int(share * len(lags)))] for name, share in _SHARES.items()}
+        return {"p50_ms": 1000 * at_share(lags, 0.5), "p99_ms": 1000 * at_share(lags, 0.99)}
 
     def _name(self, kind: str) -> str:
         self._rounds += 1
         return f"{kind}-{self._rounds}"
-
-
-_SHARES = {"p50_ms": 0.5, "p99_ms": 0.99}
 
 
 def _read(url: str) -> float:

@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,6 +146,11 @@ def medians(samples: list[Sample], **ratios: tuple[str, str]) -> Sample:
     for name, (over, under) in ratios.items():
         values[name] = statistics.median(sample[over] / sample[under] for sample in samples)
     return values
+
+
+def at_share(ordered: Sequence[float], share: float) -> float:
+    """The value that this share of them, in order, is not above: 0.99 for the 99th percentile."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -19,6 +19,7 @@ from tests.benchmarks.harness import (
     Result,
     Sample,
     Stores,
+    at_share,
     interleaved,
     medians,
     note,
@@ -112,11 +113,11 @@ class _Bench:
                 lags.submit(piece)
             lags.wait()
             found = sorted(lags.found())
-
-            def at(share: float) -> float:
-                return 1000 * found[min(len(found) - 1, int(share * len(found)))]
-
-            return {"lag_p50_ms": at(0.5), "lag_p99_ms": at(0.99), "lag_max_ms": 1000 * found[-1]}
+            return {
+                "lag_p50_ms": 1000 * at_share(found, 0.5),
+                "lag_p99_ms": 1000 * at_share(found, 0.99),
+                "lag_max_ms": 1000 * found[-1],
+            }
 
 
 def _pieces(entries: list[Prepared], size: int) -> Iterator[list[Prepared]]:

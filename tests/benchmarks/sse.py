@@ -36,6 +36,7 @@ from tests.benchmarks.harness import (
     Result,
     Sample,
     Stores,
+    at_share,
     interleaved,
     medians,
     note,
@@ -144,7 +145,7 @@ class _Bench:
                 for position, at in client.times
                 if position > WARM_UP
             )
-        return {"p50_ms": 1e3 * found[len(found) // 2], "p99_ms": 1e3 * found[int(0.99 * (len(found) - 1))]}
+        return {"p50_ms": 1e3 * at_share(found, 0.5), "p99_ms": 1e3 * at_share(found, 0.99)}
 
     @contextmanager
     def _server(self, call: Callable[..., None] | None = None) -> Iterator[Serving]:

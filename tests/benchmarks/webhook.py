@@ -35,6 +35,7 @@ from tests.benchmarks.harness import (
     Result,
     Sample,
     Stores,
+    at_share,
     in_child,
     interleaved,
     medians,
@@ -88,15 +89,11 @@ def run(options: Options) -> Result:
 
 def _latencies(opened: Measured) -> Sample:
     sorted_ms = [1000 * latency for latency in opened.latencies]
-
-    def at(share: float) -> float:
-        return sorted_ms[min(len(sorted_ms) - 1, int(share * len(sorted_ms)))]
-
     over = sum(latency > WIX_WAITS_SECONDS for latency in opened.latencies)
     return {
-        "p50_ms": at(0.5),
-        "p99_ms": at(0.99),
-        "p999_ms": at(0.999),
+        "p50_ms": at_share(sorted_ms, 0.5),
+        "p99_ms": at_share(sorted_ms, 0.99),
+        "p999_ms": at_share(sorted_ms, 0.999),
         "over_1250_ms": over,
         "sustained_per_second": opened.per_second,
     }

@@ -21,6 +21,7 @@ from eventstore.handlers import pool as pools
 from eventstore.handlers.calls import Call, Mine
 from eventstore.handlers.feed import Fed
 from eventstore.handlers.pool import Pool
+from eventstore.handlers.positions import Holder
 from eventstore.handlers.session import Limits
 from eventstore.store import EventStore
 from tests.handling import NOTE, QUICK, Seen, book, caught_up, fill, make_book, run_once, running, told, until
@@ -120,7 +121,7 @@ def test_an_event_that_cannot_be_made_for_a_handler_is_that_event_s_failure(stor
 
     [handler] = list(handlers)
     broken: Any = Fed("coupon.updated", (), "e1", None)  # type: ignore[arg-type]
-    outcome = Call(Mine(store.engine, "shop", handler, 1), broken).run()
+    outcome = Call(Mine(store.engine, handler, Holder("shop", handler.name, 1)), broken).run()
     assert (outcome.reason or "").startswith("ValueError")
 
 

@@ -27,3 +27,9 @@ def nearest(wanted: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | 
     by_plain = {plain(name): name for name in reversed(names)}
     close = get_close_matches(plain(wanted), by_plain, 1, cutoff)
     return by_plain[close[0]] if close else None
+
+
+def did_you_mean(wanted: str, known: Iterable[str]) -> str:
+    """What an error about a name that is none says beside it: the nearest in brackets, or nothing."""
+    found = nearest(wanted, known, cutoff=0.5)
+    return f" (did you mean {found}?)" if found else ""
