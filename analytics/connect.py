@@ -40,7 +40,7 @@ from sqlalchemy import Engine
 
 from analytics.lake import Lake, LakeProgress, LakeUnreadable, Snapshot, default_lake
 from analytics.lake.damage import is_damage, readable
-from analytics.lake.duck import interruptible, worker
+from analytics.lake.duck import interruptibly, worker
 from analytics.views import macros, scalar_macros, views
 from eventstore.errors import InputError
 from eventstore.log import schema
@@ -194,8 +194,7 @@ class AnalyticsConnection:
             timer.daemon = True
             timer.start()
         try:
-            with interruptible():
-                return run()
+            return interruptibly(run, self._duckdb.interrupt)
         except duckdb.OutOfMemoryException as error:
             raise InputError(
                 f"the query needs more memory than memory_limit={self._memory_limit!r}; connect with a larger one"

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from analytics.connect import AnalyticsConnection
 from analytics.files import new_file
 from analytics.lake import LakeUnreadable
-from analytics.lake.duck import interruptible
+from analytics.lake.duck import interruptibly
 from analytics.results import csv_text, plain
 from analytics.views import macros
 from eventstore.errors import EventStoreError, InputError
@@ -81,8 +81,7 @@ class _Allowance:
             timer.daemon = True
             timer.start()
         try:
-            with interruptible():
-                return work()
+            return interruptibly(work, self.connection.interrupt)
         except duckdb.Error as error:
             raise self._refusal(error) from error
         except (OSError, pa.ArrowException) as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
 
 import duckdb
 
@@ -13,6 +16,10 @@ _free: list[tuple[int, duckdb.DuckDBPyConnection]] = []
 KEPT = 2
 """So many are kept: one takes 20 ms to make, a fifth of a small catching up in all."""
 
+ASKED_AGAIN_SECONDS = 0.05
+"""How often DuckDB is told again to end what may not have begun yet."""
+
+_Made = TypeVar("_Made")
 _INTERRUPTED = "Query interrupted"
 """What DuckDB makes of a KeyboardInterrupt that a signal raises while it works."""
 
@@ -30,7 +37,7 @@ def worker() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.execute("SET enable_progress_bar = false")
         connection.execute("SET temp_directory = ''")
     try:
-        with interruptible():
+        with _interruptible():
             yield connection
     except BaseException:
         connection.close()
@@ -41,8 +48,34 @@ def worker() -> Iterator[duckdb.DuckDBPyConnection]:
         connection.close()
 
 
+def interruptibly(work: Callable[[], _Made], interrupt: Callable[[], None]) -> _Made:
+    """Do DuckDB's work; Ctrl-C ends it at once, by `interrupt`.
+
+    DuckDB looks for signals only as long as the thread that asks has work of its own to do, and no other thread is told of any:
+    so another one asks, and the main thread waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    done: Future[_Made] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that waits
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="eventstore-duckdb", daemon=True)
+    thread.start()
+    try:
+        return done.result()
+    finally:
+        while not done.done():
+            interrupt()
+            thread.join(ASKED_AGAIN_SECONDS)
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """Ctrl-C while DuckDB works is Ctrl-C, where DuckDB tells of an error of its own."""
     try:
         yield
