@@ -146,8 +146,14 @@ def assert_whole(page: str) -> None:
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", STORES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("dialect", "name", "kind"),
+    [
+        *(("sqlite", name, kind) for name in NAMES for kind in STORES),
+        *(("postgresql", name, "demo") for name in NAMES),
+    ],
+    indirect=["dialect"],
+)
 def test_every_notebook_runs_on_a_store_of_any_size_and_its_page_holds_all_it_needs(
     name: str, kind: str, settings_on_each: NewSettings
 ) -> None:
