@@ -83,17 +83,13 @@ told AS (
         count(*) FILTER (WHERE facts.type = 'coupon.applied' AND facts.event_time <= differing.snapshot_time)
                                                         AS reports,
         count(*) FILTER (WHERE facts.type = 'coupon.applied' AND facts.event_time = differing.snapshot_time) > 0
-                                                        AS in_a_use
+                                                        AS in_a_use,
+        count(*) FILTER (
+            WHERE facts.type = 'coupon.applied' AND NOT facts.has_order AND facts.event_time <= differing.snapshot_time
+        )                                               AS uses_without_order
     FROM facts
     JOIN differing ON differing.coupon_key = facts.coupon_key
     WHERE facts.type IN ('coupon.created', 'coupon.updated', 'coupon.deleted', 'coupon.applied', 'coupon.observed')
-    GROUP BY differing.coupon_key
-),
-orderless AS (
-    SELECT differing.coupon_key, count(*) AS uses_without_order
-    FROM facts
-    JOIN differing ON differing.coupon_key = facts.coupon_key
-    WHERE facts.type = 'coupon.applied' AND NOT facts.has_order AND facts.event_time <= differing.snapshot_time
     GROUP BY differing.coupon_key
 ),
 weighed AS (
@@ -105,13 +101,11 @@ weighed AS (
             ELSE told.first_reported
         END                                             AS uses_before_store,
         told.reports - (compared.times_used - compared.uses_after_snapshot) AS repeated_reports,
-        CASE WHEN told.coupon_key IS NOT NULL THEN coalesce(orderless.uses_without_order, 0) END
-                                                        AS uses_without_order,
+        told.uses_without_order,
         told.highest_reported,
         told.in_a_use
     FROM compared
     LEFT JOIN told ON told.coupon_key = compared.coupon_key
-    LEFT JOIN orderless ON orderless.coupon_key = compared.coupon_key
 )
 SELECT
     site_id,

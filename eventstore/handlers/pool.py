@@ -117,6 +117,8 @@ class Pool:
         self._reserving: set[Lane] = set()
         """Lanes of async handlers that write through their transaction, and once found none free."""
         self._over = threading.Event()
+        self._left = threading.Event()
+        """Set once no async call counts any more."""
         for _ in range(workers):
             self._start_worker()
         self._ours = DaemonThreads(OURS)
@@ -163,7 +165,8 @@ class Pool:
         return done
 
     def _leave_all(self) -> None:
-        """No async call under way counts any more."""
+        """No async call under way counts any more, nor is another one begun."""
+        self._left.set()
         for timed in list(self._timed.values()):
             if timed.call.give_up():
                 timed.left.set()
@@ -388,6 +391,12 @@ class Pool:
         assert task is not None
         until = math.inf if limit is None else time.monotonic() + limit
         timed = self._timed[task] = _Timed(lane, call, revival, until)
+        if self._left.is_set():
+            # It stood in line for its transaction, which became free because all others were given up.
+            del self._timed[task]
+            call.give_up()
+            call.cut()
+            return GIVEN_UP
         outcome = await call.run_async()
         del self._timed[task]
         if outcome is GIVEN_UP:

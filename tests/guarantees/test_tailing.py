@@ -23,9 +23,9 @@ from sqlalchemy import make_url
 from tests.stores import ENGINES, PostgresqlServer, text_of
 from tests.tailing import READERS, WRITERS, Run, faults, running
 
-MAIN_SECONDS = 9.0
+MAIN_SECONDS = 5.0
 """How long the writers write in the run that nothing disturbs."""
-VARIANT_SECONDS = 3.0
+VARIANT_SECONDS = 2.0
 """The same where something does."""
 KILL_EVERY = 0.7
 """Seconds between two deaths of a writer."""

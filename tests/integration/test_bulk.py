@@ -419,9 +419,9 @@ def test_memory_does_not_grow_with_the_file(new_url: NewUrl) -> None:
         with EventStore.open(url) as store:
             assert store.ingest([(1, known)]).counts == {"appended": 1}
         small_lines, small = peak_mb(url, (block for _ in range(20)))
-        large_lines, large_mb = peak_mb(url, (block for _ in range(300)))
-    assert (small_lines, large_lines) == (20 * 200, 300 * 200)
-    assert large_mb < small + 120, f"{large_mb} MB for 300 MB, {small} MB for 20 MB"
+        large_lines, large_mb = peak_mb(url, (block for _ in range(150)))
+    assert (small_lines, large_lines) == (20 * 200, 150 * 200)
+    assert large_mb < small + 60, f"{large_mb} MB for 150 MB, {small} MB for 20 MB"
 
 
 # What people see

@@ -364,7 +364,7 @@ def test_the_answer_after_an_append_shows_it(new_server: NewServer) -> None:
     with new_server() as server, server.client() as client:
         fill(server.store)
         tag = None
-        for number in range(1, 13):
+        for number in range(1, 7):
             position = append(client, f"use-{number}", f"order-{number}")
             told = client.get(
                 "/v1/reports/usage-per-coupon",
@@ -462,7 +462,7 @@ def test_every_worker_answers_the_same_with_the_same_tag(new_server: NewServer) 
 def test_events_are_taken_in_while_the_lake_is_made_and_reports_are_computed(new_server: NewServer) -> None:
     with new_server() as server, server.client() as client:
         with EventStore.open(server.store) as store:
-            lines = [delivery.line() for delivery in month(events=6_000)]
+            lines = [delivery.line() for delivery in month(events=2_500)]
             store.ingest(enumerate(lines, start=1), site=SHOPS[0])
         told: list[int] = []
 
