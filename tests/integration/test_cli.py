@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -16,8 +18,10 @@ from tests.commands import Command, run
 from tests.rows import held
 from tests.serving import (
     CREATED,
+    PATIENCE,
     cli,
     created,
+    environment,
     ndjson,
     wrapped,
 )
@@ -308,3 +312,29 @@ def test_the_shell_sees_how_a_command_ended(store_url: str, tmp_path: Path) -> N
         assert done.returncode == status, done.stderr
         assert bool(done.stderr) == (status != 0)
         assert "Traceback" not in done.stderr
+
+
+COMMANDED = """
+import sys
+from eventstore.cli.main import main
+sys.argv = ["eventstore", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print(sorted({"duckdb", "fastapi", "pyarrow"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+def test_a_short_command_loads_nothing_that_it_does_not_need(store_url: str, tmp_path: Path) -> None:
+    for arguments in (["token", "list"], ["tail"]):
+        done = subprocess.run(
+            [sys.executable, "-c", COMMANDED, "--store", store_url, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+        assert done.stdout.splitlines()[-1] == "[]"

@@ -35,7 +35,7 @@ from tests.serving import (
     ndjson,
     wrapped,
 )
-from tests.stores import PostgresqlServer
+from tests.stores import NewUrl, PostgresqlServer
 
 UPDATED = "wixMarketing_onCouponUpdated"
 
@@ -52,10 +52,20 @@ def fill(eventstore: Command) -> None:
     eventstore("ingest", "-", given=ndjson(wrapped(DELETED, deleted)))
 
 
+@pytest.fixture(scope="module")
+def twelve(new_url: NewUrl) -> Iterator[str]:
+    """Those events, to copy."""
+    with new_url() as url:
+        fill(Command(url))
+        yield url
+
+
 @pytest.fixture
-def filled(eventstore: Command) -> Command:
-    fill(eventstore)
-    return eventstore
+def filled(new_url: NewUrl, twelve: str, folder: Path) -> Iterator[Command]:
+    """A store of them, in an empty folder."""
+    assert folder.is_dir()
+    with new_url(twelve) as url:
+        yield Command(url)
 
 
 def positions(lines: str) -> list[int]:
