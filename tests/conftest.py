@@ -55,8 +55,8 @@ FORKING.set_forkserver_preload(
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more processes than cores: a good part of the tests wait for servers that start and end."""
-    return (os.cpu_count() or 1) + 2
+    """Four more processes than cores: a good part of the tests wait for servers that start and end."""
+    return (os.cpu_count() or 1) + 4
 
 
 @pytest.fixture(scope="session", autouse=True)

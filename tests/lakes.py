@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from hypothesis import strategies as st
 
 from analytics.columns import CLOSER_TYPES
 from analytics.lake import Lake, Snapshot, levels, log, state
 from analytics.lake.levels import parquet, visible
+from eventstore.event import Event
 from eventstore.projections.catalogue import Catalogue
 from eventstore.projections.duck import encode_column, quoted
 from eventstore.store import EventStore
+from tests.histories import deliveries, histories
 
 Row = tuple[Any, ...]
 
 LEVEL_ROWS = (None, 9, 5, 3)
 """Rows that the levels of a projection hold at most where a test wants few events to need them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to bring a lake up to date: events that arrive in pieces, and how a projection takes in those of a piece."""
+
+    pieces: list[list[Event]]
+    step_events: int
+    anew_share: float
+
+
+@st.composite
+def ways(draw: st.DrawFn, max_size: int) -> Way:
+    """Ways to come to what a history of at most so many events tells, however its deliveries arrive."""
+    arriving = draw(deliveries(draw(histories(max_size=max_size))))
+    cuts = [0, *sorted(draw(st.sets(st.integers(0, len(arriving)), max_size=4))), len(arriving)]
+    return Way(
+        [arriving[first:last] for first, last in itertools.pairwise(cuts)],
+        draw(st.sampled_from([2, 4, 100])),
+        draw(st.sampled_from([0.0, 0.5, 10.0])),
+    )
+
+
+def bring_up(lake: Lake, store: EventStore, way: Way) -> None:
+    """Append and catch up by turns."""
+    with small(way.step_events, anew_share=way.anew_share):
+        for piece in way.pieces:
+            list(store.append_many(piece))
+            assert lake.catch_up(store.engine) == store.head()
 
 
 @contextmanager

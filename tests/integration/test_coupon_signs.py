@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import given
-from hypothesis import strategies as st
 
 import analytics
 from eventstore.event import Event
 from eventstore.store import EventStore
-from tests.histories import deliveries, histories
-from tests.lakes import lake_of, small
+from tests.lakes import Way, bring_up, lake_of, ways
 from tests.stores import NewUrl, tried
 
 DIALECT = "sqlite"  # the lake is the same of both stores
@@ -72,19 +70,11 @@ def test_however_a_lake_was_brought_up_to_date_the_signs_of_its_coupons_are_thos
     numbers = itertools.count()
 
     @tried(10, dialect)
-    @given(data=st.data(), history=histories(max_size=24))
-    def holds(data: st.DataObject, history: list[Event]) -> None:
-        given_ = data.draw(deliveries(history))
-        cuts = sorted(data.draw(st.sets(st.integers(0, len(given_)), max_size=4)))
-        steps = data.draw(st.sampled_from([2, 4, 100]))
-        share = data.draw(st.sampled_from([0.0, 0.5, 10.0]))
+    @given(way=ways(max_size=24))
+    def holds(way: Way) -> None:
         folder = tmp_path / str(next(numbers))
         with new_url() as url, EventStore.open(url) as store:
-            lake = lake_of(store, folder)
-            with small(steps, anew_share=share):
-                for first, last in itertools.pairwise([0, *cuts, len(given_)]):
-                    list(store.append_many(given_[first:last]))
-                    lake.catch_up(store.engine)
+            bring_up(lake_of(store, folder), store, way)
             wanted = slow_signs(each.event for each in store.stream())
             with analytics.connect(lake=folder) as db:
                 names = ["site_id", "coupon_id", *next(iter(wanted.values()), {})]

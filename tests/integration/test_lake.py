@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from hypothesis import given
-from hypothesis import strategies as st
 
 import analytics
 from analytics.lake import Lake, default_lake
@@ -25,10 +24,9 @@ from eventstore.errors import InputError, ProjectionError, StoreUnavailable
 from eventstore.event import Event
 from eventstore.projections import step
 from eventstore.store import EventStore
-from tests.histories import deliveries, histories
 from tests.integration.test_dead_letters import CODES, append, broken, told
 from tests.integration.test_own_projections import STORY
-from tests.lakes import assert_shows, lake_of, positions, projections_in_lake, small
+from tests.lakes import Way, assert_shows, bring_up, lake_of, positions, projections_in_lake, small, ways
 from tests.serving import PROJECTIONS
 from tests.stores import NewUrl, tried
 
@@ -72,19 +70,12 @@ def test_however_catching_up_and_appending_take_turns_the_lake_shows_what_the_st
     numbers = itertools.count()
 
     @tried(5, dialect)
-    @given(data=st.data(), history=histories(max_size=16))
-    def holds(data: st.DataObject, history: list[Event]) -> None:
-        given_ = data.draw(deliveries(history))
-        cuts = sorted(data.draw(st.sets(st.integers(0, len(given_)), max_size=4)))
-        steps = data.draw(st.sampled_from([2, 4, 100]))
-        share = data.draw(st.sampled_from([0.0, 0.5, 10.0]))
+    @given(way=ways(max_size=16))
+    def holds(way: Way) -> None:
         folder = tmp_path / str(next(numbers))
         with new_url() as url, EventStore.open(url, projections=OWN) as store:
             lake = lake_of(store, folder)
-            with small(steps, anew_share=share):
-                for first, last in itertools.pairwise([0, *cuts, len(given_)]):
-                    list(store.append_many(given_[first:last]))
-                    assert lake.catch_up(store.engine) == store.head()
+            bring_up(lake, store, way)
             before = assert_shows(lake, store)
             lake.compact()
             after = lake.snapshot()
@@ -487,9 +478,9 @@ def test_what_is_joined_is_compressed_and_sorted_as_what_is_written(story: Event
 
 
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
-def test_after_a_hundred_commits_a_table_still_knows_how_far_it_is(story: EventStore, lake: Lake) -> None:
+def test_after_many_commits_a_table_still_knows_how_far_it_is(story: EventStore, lake: Lake) -> None:
     table = lake_of(story, folder_of(lake))._events.open()
-    for _ in range(105):
+    for _ in range(25):
         table.mark(5, {"other": 7})
     lake.compact(keep=AT_ONCE)
     reopened = lake_of(story, folder_of(lake))._events.open()
