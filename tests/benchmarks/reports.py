@@ -138,6 +138,7 @@ def measure_peers(url: str, lake: str) -> Sample:
     files = Lake(lake).snapshot()
     with raw_connection(url) as raw, analytics.connect(lake=lake) as connection, duckdb.connect() as hand:
         hand.execute("SET TimeZone = 'UTC'")
+        hand.execute("SET enable_progress_bar = false")
         hand.execute("SET parquet_metadata_cache = true")
         tables = {
             name: [file for _, several in levels for file in several] for name, levels in files.projections.items()
