@@ -238,6 +238,7 @@ def _free_port(host: str, port: int) -> int:
             if sys.platform != "win32":
                 tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(address)
+            tried.listen(1)
             taken: int = tried.getsockname()[1]
     except OSError as error:
         raise InputError(

@@ -72,6 +72,8 @@ def interruptibly(work: Callable[[], _Made], interrupt: Callable[[], None]) -> _
         while not done.done():
             interrupt()
             thread.join(ASKED_AGAIN_SECONDS)
+        # A thread that has yet to leave DuckDB's code when the interpreter ends takes the process down.
+        thread.join()
 
 
 @contextmanager

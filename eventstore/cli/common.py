@@ -22,6 +22,8 @@ NOTHING = "–"
 """What stands in a table for an absent value."""
 PLAIN_WIDTH = 200
 """Columns that a table may take where the output is not a terminal."""
+LEAST_WIDTH = 12
+"""Columns of the terminal that a long text needs at least to be read in a table."""
 
 VISIBLE = {code: 0x2400 + code for code in range(0x20)} | dict.fromkeys(range(0x7F, 0xA0), 0xFFFD)
 """Pictures for control characters: what a coupon is called must not command the terminal."""
@@ -129,21 +131,35 @@ def cell(value: object) -> str:
 def print_table(
     title: str | None, headings: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()
 ) -> None:
-    """A table for people; the columns named in `right` hold numbers."""
+    """A table for people; the columns named in `right` hold numbers. Where it is too wide, each row has a table of its own."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     if title is not None:
         console().print(Text(title.translate(VISIBLE), style="bold"))
+    cells = [[cell(value) for value in row] for row in rows]
+    if len(headings) > 2 and not _fits(headings, cells):
+        for number, several in enumerate(cells, start=1):
+            print_table(None, [f"row {number}", ""], list(zip(headings, several, strict=True)))
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     numbers = set(right)
     for heading in headings:
         table.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
-    for row in rows:
+    for several in cells:
         # Text, not markup: a coupon's name may hold brackets.
-        table.add_row(*[Text(cell(value).translate(VISIBLE)) for value in row])
+        table.add_row(*[Text(each.translate(VISIBLE)) for each in several])
     console().print(table)
+
+
+def _fits(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a table of these can be read: long texts may be folded, but not into slivers."""
+    least = 0
+    for number, heading in enumerate(headings):
+        longest = max([len(heading), *(len(row[number]) for row in rows)])
+        least += min(longest, LEAST_WIDTH) + 2
+    return least <= console().width
 
 
 @contextmanager

@@ -84,4 +84,4 @@ def forward(
                 begin=begin,
                 limits=Limits(workers=connections, rules=forwarding.RULES),
             )
-            run(ctx, runner, [each.name for each in handlers], once=once)
+            run(ctx, store, runner, [each.name for each in handlers], once=once)

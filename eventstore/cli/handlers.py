@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from eventstore.cli.common import cell, json_option, open_store, print_json, print_table, site_option
+from eventstore.errors import NotFound
 from eventstore.event import INT64_MAX
 
 letter_id = click.IntRange(1, INT64_MAX)
@@ -31,6 +32,8 @@ def status(ctx: click.Context, name: str | None, as_json: bool) -> None:
     """Show where each handler stands, and what waits for it."""
     with open_store(ctx) as store:
         found = store.handlers.status(name)
+    if not found and name is not None:
+        raise NotFound(f"no handler has run under the name {name!r}; `eventstore handlers status` shows all")
     if as_json:
         print_json([asdict(each) for each in found])
         return
@@ -169,7 +172,7 @@ def skip(ctx: click.Context, number: int, note: str, as_json: bool) -> None:
     "begin",
     required=True,
     metavar="PLACE",
-    help="Where to begin again: beginning, now, a position, or a time.",
+    help="Where to begin again: beginning, now, a position, or a time at which events were recorded.",
 )
 @json_option
 @click.pass_context

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from eventstore.cli.common import cell, ended_by_sigterm, json_option, open_store, print_json, print_table, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from eventstore.handlers.desk import Preview
+    from eventstore.handlers.desk import HandlerStatus, Preview
     from eventstore.handlers.runner import HandlerRunner
+    from eventstore.store import EventStore
 
 from_option = click.option(
     "--from",
@@ -22,7 +26,7 @@ from_option = click.option(
     metavar="PLACE",
     default="now",
     show_default=True,
-    help="Where a handler begins that never ran: beginning, now, a position, or a time.",
+    help="Where a handler begins that never ran: beginning, now, a position, or a time at which events were recorded.",
 )
 name_option = click.option(
     "--name",
@@ -114,11 +118,20 @@ def run_handlers(
             begin=begin,
             limits=Limits(workers=workers, time_limit=time_limit, rules=Rules(attempts=attempts)),
         )
-        run(ctx, runner, [each.name for each in handlers], once=once)
+        run(ctx, store, runner, [each.name for each in handlers], once=once)
 
 
-def run(ctx: click.Context, runner: HandlerRunner, names: Sequence[str], *, once: bool) -> None:
+def run(ctx: click.Context, store: EventStore, runner: HandlerRunner, names: Sequence[str], *, once: bool) -> None:
     """Run handlers until Ctrl-C or SIGTERM, or once; ends the command with the status that tells how it went."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What handlers print is seen at once, in a file too.
+        sys.stdout.reconfigure(line_buffering=True)
+    before = {each.handler: each for each in store.handlers.status(runner.name) if each.handler in names}
+    if before and ctx.get_parameter_source("begin") is ParameterSource.COMMANDLINE:
+        click.echo(
+            f"{', '.join(before)}: each goes on where it was; `eventstore handlers replay {runner.name} --from …` moves them",
+            err=True,
+        )
     several = f"{len(names)} handlers" if len(names) > 1 else "the handler"
     click.echo(f"running {several} {', '.join(names)} as {runner.name!r}; Ctrl-C ends it in good order", err=True)
     with ended_by_sigterm():
@@ -127,9 +140,21 @@ def run(ctx: click.Context, runner: HandlerRunner, names: Sequence[str], *, once
         except KeyboardInterrupt:
             click.echo("stopped; what was under way is handled or will be again", err=True)
             ctx.exit(0)
+    _sum_up([each for each in store.handlers.status(runner.name) if each.handler in names], before)
     if not done:
         click.echo("not everything could be handled now; `eventstore handlers status` tells why", err=True)
         ctx.exit(75)
+
+
+def _sum_up(after: Sequence[HandlerStatus], before: Mapping[str, HandlerStatus]) -> None:
+    handled = sum(each.handled - (before[each.handler].handled if each.handler in before else 0) for each in after)
+    waiting, people = sum(each.parked for each in after), sum(each.waiting_for_people for each in after)
+    told = [f"{cell(handled)} calls went well"]
+    if waiting > people:
+        told.append(f"{cell(waiting - people)} coupons wait to be tried again by a later run")
+    if people:
+        told.append(f"{cell(people)} wait for a person (`eventstore handlers dead-letters`)")
+    click.echo("; ".join(told), err=True)
 
 
 def _show(found: Sequence[Preview], as_json: bool) -> None:

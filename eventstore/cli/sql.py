@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,6 @@ import click
 from eventstore.cli.common import (
     NOTHING,
     VISIBLE,
-    console,
     ended_by_sigterm,
     open_store,
     output_of,
@@ -33,8 +31,6 @@ SHOWN_ROWS = 100
 """Rows that people are shown unless they ask for more."""
 TIME_LIMIT = 60.0
 MEMORY_LIMIT = "2GB"
-LEAST_WIDTH = 12
-"""Columns of the terminal that a long text needs at least to be read in a table."""
 _WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 NUMERIC = frozenset((*_WHOLE, *(f"U{each}" for each in _WHOLE), "FLOAT", "DOUBLE", "DECIMAL"))
 """Types whose values stand to the right."""
@@ -173,25 +169,12 @@ def _print_answer(answer: Answer, most: int) -> None:
         return
     cells = [[_cell(value) for value in row] for row in rows[:most]]
     names = [each.name.translate(VISIBLE) for each in columns]
-    if _fits(names, cells):
-        right = [name for name, each in zip(names, columns, strict=True) if each.type.partition("(")[0] in NUMERIC]
-        print_table(None, names, cells, right=right)
-    else:
-        for number, row in enumerate(cells, start=1):
-            print_table(None, [f"row {number}", ""], list(zip(names, row, strict=True)))
+    right = [name for name, each in zip(names, columns, strict=True) if each.type.partition("(")[0] in NUMERIC]
+    print_table(None, names, cells, right=right)
     if len(rows) > most:
         click.echo("… and more rows: --limit N shows more, --csv, --json or --parquet FILE give all of them")
     elif not rows:
         click.echo("no rows")
-
-
-def _fits(names: Sequence[str], cells: Sequence[Sequence[str]]) -> bool:
-    """Whether a table of these can be read: long texts may be folded, but not into slivers."""
-    least = 0
-    for number, name in enumerate(names):
-        longest = max([len(name), *(len(row[number]) for row in cells)])
-        least += min(longest, LEAST_WIDTH) + 2
-    return least <= console().width
 
 
 def _cell(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import threading
 import traceback
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from eventstore.handlers.transactions import KEPT, OVER, EventTransaction, slots
 
 REASON_LENGTH = 1_000
 """Characters kept of what a handler raised."""
+_log = logging.getLogger("eventstore.handlers")
 _ENDS = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -172,6 +174,16 @@ class Call:
             return Outcome(
                 reason=_line(_text(error)) or "the handler asked to try later", later=True, seconds=_seconds(error)
             )
+        # In the log of the program stands which kind of error it was; what it said may be about people, and stands in the letter.
+        _log.warning(
+            "a handler failed",
+            extra={
+                "handler": self._mine.handler.name,
+                "event_id": self.fed.event_id,
+                "attempt": self.attempt,
+                "error": type(error).__name__,
+            },
+        )
         return Outcome(reason=told(error))
 
     def _event(self) -> CouponEvent:

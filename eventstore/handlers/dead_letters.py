@@ -1,8 +1,8 @@
 """Events that a handler could not take. Each parks its subject for that handler alone; everything else goes on.
 
 A letter with `retry_at` is tried again then, by whoever runs the handler; one without waits for a person. When its event is
-handled at last, or skipped, those of its subject that came meanwhile follow in order, read from the log: the letter moves along
-with them and is resolved at the end, so that at any moment it says what of its subject is done.
+handled at last, or skipped, it is resolved, and those of its subject that came meanwhile follow in order, read from the log: a
+letter without a failure moves along with them and keeps what is done of them, until it is one of a failure or there is no more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, select, update
 
 from eventstore.errors import InputError, NotFound
 from eventstore.handlers.feed import Fed, Subject
@@ -22,6 +22,8 @@ from eventstore.log.tables import handler_dead_letters
 
 HANDLED, SKIPPED = "handled", "skipped"
 """How a letter is resolved."""
+FOLLOWING = "what waited behind an event that could not be taken is being handled"
+"""The reason of a letter that nothing has failed for yet."""
 SKIP = "skip"
 """The resolution of an open letter whose event is to be left out, once the handler's process comes to it."""
 NOTE_LENGTH = 500
@@ -57,6 +59,11 @@ class HandlerDeadLetter:
     def subject(self) -> Subject:
         """Whose later events wait."""
         return self.site_id, self.subject_id
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is no failure, but what waited behind one and is being handled."""
+        return self.reason == FOLLOWING
 
 
 def list_letters(
@@ -129,25 +136,40 @@ def park(
     with write_transaction(engine, durable=False) as connection:
         if not holder.holds(connection):
             return None
-        site, subject = fed.subject
-        added = connection.execute(
-            handler_dead_letters.insert()
-            .values(
-                name=holder.name,
-                handler=holder.handler,
-                position=fed.position,
-                handled_to=fed.position - 1,
-                site_id=site,
-                subject_id=subject,
-                event_id=fed.event_id,
-                attempts=attempts,
-                reason=reason,
-                parked_at=now(),
-                retry_at=retry_at,
-            )
-            .returning(_row.id)
+        return _add(connection, holder, fed, attempts=attempts, reason=reason, retry_at=retry_at).id
+
+
+def follow(
+    engine: Engine, holder: Holder, letter: HandlerDeadLetter, resolution: str, fed: Fed
+) -> HandlerDeadLetter | None:
+    """Resolve a letter whose event is done, and begin with the first one behind it: the letter that moves along from there;
+    None where another process has taken the handler over."""
+    with write_transaction(engine, durable=False) as connection:
+        if not holder.holds(connection):
+            return None
+        resolve(connection, letter, resolution, letter.position)
+        # Due at once, should nobody come to it now.
+        return _add(connection, holder, fed, attempts=1, reason=FOLLOWING, retry_at=now(), begun_at=now())
+
+
+def _add(connection: Connection, holder: Holder, fed: Fed, **facts: object) -> HandlerDeadLetter:
+    site, subject = fed.subject
+    added = connection.execute(
+        handler_dead_letters.insert()
+        .values(
+            name=holder.name,
+            handler=holder.handler,
+            position=fed.position,
+            handled_to=fed.position - 1,
+            site_id=site,
+            subject_id=subject,
+            event_id=fed.event_id,
+            parked_at=now(),
+            **facts,
         )
-        return int(added.scalar_one())
+        .returning(*_row)
+    )
+    return _letter(added.one())
 
 
 def begin(engine: Engine, holder: Holder, letter_id: int, fed: Fed, attempts: int) -> bool:
@@ -170,7 +192,7 @@ def fail(
     reason: str,
     retry_at: datetime | None,
 ) -> bool:
-    """Say that the event, the letter's or one of those behind it, could not be taken this time either."""
+    """Say that the letter's event could not be taken this time either, or at all where it is one that had waited behind."""
     facts = {
         "position": fed.position,
         "event_id": fed.event_id,
@@ -178,7 +200,12 @@ def fail(
         "reason": reason,
         "begun_at": None,
     }
-    return _change(engine, holder, letter_id, lambda letter: facts | _next_try(letter, fed.position, retry_at))
+
+    def failed(letter: HandlerDeadLetter) -> dict[str, object]:
+        since = {"parked_at": now()} if letter.follows else {}
+        return facts | since | _next_try(letter, fed.position, retry_at)
+
+    return _change(engine, holder, letter_id, failed)
 
 
 def put_off(engine: Engine, holder: Holder, letter_id: int, fed: Fed, retry_at: datetime, attempts: int) -> bool:
@@ -208,11 +235,14 @@ def advance(connection: Connection, letter_id: int, position: int) -> bool:
     return bool(written.rowcount)
 
 
-def resolve(connection: Connection, letter_id: int, resolution: str, position: int) -> None:
-    """All of its subject up to `position` is done."""
+def resolve(connection: Connection, letter: HandlerDeadLetter, resolution: str, position: int) -> None:
+    """All of its subject up to `position` is done. One that was never a failure goes."""
+    if letter.follows:
+        connection.execute(delete(handler_dead_letters).where(_row.id == letter.id))
+        return
     connection.execute(
         update(handler_dead_letters)
-        .where(_row.id == letter_id)
+        .where(_row.id == letter.id)
         .values(resolved_at=now(), resolution=resolution, handled_to=position, begun_at=None, retry_at=None)
     )
 
@@ -275,6 +305,12 @@ def skip(engine: Engine, letter_id: int, note: str) -> HandlerDeadLetter:
         raise InputError(f"say why it is skipped, in 1 to {NOTE_LENGTH} characters")
     with write_transaction(engine) as connection:
         letter = _open(connection, letter_id)
+        if letter.resolution == SKIP:
+            raise InputError(
+                f"the dead letter {letter_id} is to be skipped already, as soon as its handler runs: {letter.note}"
+            )
+        if letter.follows:
+            raise InputError(f"the dead letter {letter_id} is of no failure: {letter.reason}")
         connection.execute(
             update(handler_dead_letters).where(_row.id == letter_id).values(retry_at=now(), resolution=SKIP, note=note)
         )

@@ -278,7 +278,16 @@ class Lane:
                 if self._closed or self.lost or not self._gate.is_open:
                     return
                 attempts += 1
-                if not dead_letters.begin(mine.engine, self.mine.holder, letter.id, fed, attempts):
+                if fed.position > letter.position and not letter.follows:
+                    # One letter is one failure: what is behind it has a letter of its own.
+                    behind = dead_letters.follow(mine.engine, mine.holder, letter, resolution, fed)
+                    if behind is None:
+                        self.lost = True
+                        return
+                    letter = behind
+                    with self._lock:
+                        self._parked[letter.subject] = letter.id
+                elif not dead_letters.begin(mine.engine, mine.holder, letter.id, fed, attempts):
                     self.lost = True
                     return
                 call = Call(mine, fed, attempt=attempts, letter=letter.id)
@@ -325,7 +334,7 @@ class Lane:
                     if not self.mine.holder.holds(connection):
                         self.lost = True
                         return
-                    dead_letters.resolve(connection, letter.id, resolution, until)
+                    dead_letters.resolve(connection, letter, resolution, until)
                 del self._parked[letter.subject]
                 return
 

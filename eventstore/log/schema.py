@@ -14,6 +14,7 @@ from eventstore.log.tables import log_head
 
 HEAD_REVISION = "0005"
 """The revision this code works with: the newest in `migrations/versions`; a test compares."""
+NO_STORE = "there is no store at {}; `eventstore init` makes one, --store or EVENTSTORE_URL names another"
 _LOG_TABLES = {"events", "event_keys", "log_head"}
 _MIGRATION_LOCK = 0x436F75706F6E
 """PostgreSQL advisory lock key, so that two processes started at once do not both create the tables."""
@@ -97,7 +98,9 @@ def require_ready(engine: Engine) -> None:
     """Raise StoreNotReady unless the store is there and of this code's revision."""
     found = revision(engine)
     if found is None:
-        raise StoreNotReady(f"there is no store at {shown(engine.url)}; `eventstore init` makes one")
+        raise StoreNotReady(
+            f"there is no store at {shown(engine.url)}; `eventstore init` makes one, --store or EVENTSTORE_URL names another"
+        )
     if found != HEAD_REVISION:
         raise StoreNotReady(
             f"the store is of revision {found}, this program needs {HEAD_REVISION}; run `eventstore init`"

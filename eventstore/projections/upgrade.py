@@ -59,7 +59,9 @@ def upgrade(
     """
     before = schema.revision(engine)
     if before is None:
-        raise StoreNotReady(f"there is no store at {shown(engine.url)}; `eventstore init` makes one")
+        raise StoreNotReady(
+            f"there is no store at {shown(engine.url)}; `eventstore init` makes one, --store or EVENTSTORE_URL names another"
+        )
     schema.migrate(engine)
     tables.ensure(engine, catalogue)
     with engine.connect() as connection:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from eventstore.errors import InputError
 from eventstore.handlers import CouponEvent, Handlers, TryLater
+from eventstore.handlers.dead_letters import HandlerDeadLetter
 from eventstore.handlers.gate import LEAST_ASKED, Gate, Rules
 from eventstore.handlers.session import Limits
 from eventstore.store import EventStore
@@ -152,11 +153,68 @@ def test_a_skip_means_the_event_that_is_tried_and_not_one_that_was_handled(store
         stage["failing"] = {3}
         [letter] = store.handlers.dead_letters()
         store.handlers.retry([letter.id])
-        until(lambda: [each.position for each in store.handlers.dead_letters()] == [3])
-        store.handlers.skip(letter.id, "a test")
+        until(lambda: [(each.position, each.follows) for each in store.handlers.dead_letters()] == [(3, False)])
+        with pytest.raises(InputError, match="was handled already"):
+            store.handlers.skip(letter.id, "a test")
+        [later] = store.handlers.dead_letters()
+        store.handlers.skip(later.id, "a test")
         until(lambda: not store.handlers.dead_letters())
     assert [position for position, _ in book(store)] == [1, 2, 4, 5]
-    assert store.handlers.dead_letter(letter.id).resolution == "skipped"
+    assert [(each.position, each.resolution, each.note) for each in store.handlers.dead_letters(resolved=True)] == [
+        (1, "handled", None),
+        (3, "skipped", "a test"),
+    ]
+
+
+def test_a_skip_leaves_out_one_event_and_those_behind_it_that_fail_are_tried_and_wait_on_their_own(
+    store: EventStore,
+) -> None:
+    fill(store, 6, coupons=1)
+    calls: list[int] = []
+    handlers = Handlers()
+
+    @handlers.on("*", attempts=2)
+    def strict(event: CouponEvent) -> None:
+        calls.append(event.position)
+        if event.position in (2, 4, 5):
+            raise ValueError("no")
+
+    def wait_for_a_person() -> HandlerDeadLetter:
+        until(lambda: [each.retry_at for each in store.handlers.dead_letters()] == [None])
+        [letter] = store.handlers.dead_letters()
+        return letter
+
+    with running(store, handlers):
+        for position in (2, 4, 5):
+            letter = wait_for_a_person()
+            assert (letter.position, letter.attempts, letter.reason[:14]) == (position, 2, "ValueError: no")
+            store.handlers.skip(letter.id, f"the event at {position}")
+            until(lambda letter=letter: store.handlers.dead_letter(letter.id).resolved_at is not None)  # type: ignore[misc]
+        until(lambda: not store.handlers.dead_letters())
+    assert calls == [1, 2, 2, 3, 4, 4, 5, 5, 6]
+    assert [(each.position, each.resolution, each.note) for each in store.handlers.dead_letters(resolved=True)] == [
+        (2, "skipped", "the event at 2"),
+        (4, "skipped", "the event at 4"),
+        (5, "skipped", "the event at 5"),
+    ]
+
+
+def test_a_second_skip_of_the_same_event_is_refused(store: EventStore) -> None:
+    fill(store, 3, coupons=1)
+    handlers = Handlers()
+
+    @handlers.on("*", attempts=1)
+    def failing(event: CouponEvent) -> None:
+        raise ValueError(event.position)
+
+    assert run_once(store, handlers)
+    [letter] = store.handlers.dead_letters()
+    store.handlers.skip(letter.id, "once")
+    with pytest.raises(InputError, match="is to be skipped already, as soon as its handler runs: once"):
+        store.handlers.skip(letter.id, "twice")
+    assert run_once(store, handlers)
+    with pytest.raises(InputError, match="was skipped already"):
+        store.handlers.skip(letter.id, "three times")
 
 
 def test_a_skip_that_is_given_while_the_event_is_tried_holds(store: EventStore) -> None:
