@@ -149,11 +149,11 @@ def run(ctx: click.Context, store: EventStore, runner: HandlerRunner, names: Seq
 def _sum_up(after: Sequence[HandlerStatus], before: Mapping[str, HandlerStatus]) -> None:
     handled = sum(each.handled - (before[each.handler].handled if each.handler in before else 0) for each in after)
     waiting, people = sum(each.parked for each in after), sum(each.waiting_for_people for each in after)
-    told = [f"{cell(handled)} calls went well"]
+    told = [f"handled: {cell(handled)}"]
     if waiting > people:
-        told.append(f"{cell(waiting - people)} coupons wait to be tried again by a later run")
+        told.append(f"to be tried again by a later run: {cell(waiting - people)}")
     if people:
-        told.append(f"{cell(people)} wait for a person (`eventstore handlers dead-letters`)")
+        told.append(f"waiting for a person: {cell(people)} (`eventstore handlers dead-letters`)")
     click.echo("; ".join(told), err=True)
 
 

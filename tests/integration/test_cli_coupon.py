@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import subprocess
+from contextlib import closing
+from pathlib import Path
 
+import pytest
 from sqlalchemy import make_url
 
 from tests.commands import Command, cells
@@ -12,8 +18,11 @@ from tests.rows import Stranger
 from tests.serving import (
     APPLIED,
     CREATED,
+    PATIENCE,
     applied,
+    command,
     created,
+    environment,
     ndjson,
     wrapped,
 )
@@ -139,3 +148,29 @@ def test_a_rebuild_puts_right_what_was_written_into_a_projection_by_hand(eventst
     assert eventstore.json("coupon", "c-1") != before
     eventstore("rebuild-projections")
     assert eventstore.json("coupon", "c-1") == before
+
+
+@pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("columns", "as_rows"), [("200", False), ("60", True)])
+def test_on_a_terminal_too_narrow_for_a_table_each_row_stands_by_itself(
+    eventstore: Command, folder: Path, columns: str, as_rows: bool
+) -> None:
+    eventstore("ingest", "-", given=MADE + USED)
+    ours, theirs = pty.openpty()
+    with closing(os.fdopen(ours, "rb", buffering=0)) as terminal:
+        done = subprocess.run(
+            command("--store", eventstore.url, "coupons"),
+            cwd=folder,
+            env=environment(TERM="dumb", COLUMNS=columns),
+            stdout=theirs,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        shown = terminal.read(65_536).decode()
+        os.close(theirs)
+    assert ("row 1" in shown) is as_rows
+    # Nothing of it is broken in its midst.
+    assert {"c-1", "SPRING"} <= {word for line in shown.splitlines() for word in line.split()}

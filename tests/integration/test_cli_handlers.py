@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from eventstore.store import EventStore
 from tests.commands import Command, run
 from tests.handling import PATIENCE, fill, noted, until
 from tests.processes import Program, command_line
-from tests.serving import CREATED, NewServer, created, environment
+from tests.serving import CREATED, NewServer, command, created, environment
 
 EVENTS_PY = """
 from pathlib import Path
@@ -70,6 +71,10 @@ def test_a_file_s_handlers_are_run_and_what_they_could_not_take_is_dealt_with(
     fill(store, 12, coupons=3)
     status, _, said = once(store_url, str(file), "--from", "beginning", "--once", "--name", "shop", cwd=tmp_path)
     assert (status, "running the handler note as 'shop'" in said) == (0, True)
+    assert said.splitlines()[-1] == "handled: 8; waiting for a person: 1 (`eventstore handlers dead-letters`)"
+    [failure] = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert (failure["event"], failure["handler"], failure["error"]) == ("a handler failed", "note", "ValueError")
+    assert "no c2 here" not in said
     assert {coupon for _, coupon in noted(tmp_path / "notes")} == {"c0", "c1"}
     [stands] = json.loads(eventstore.run("handlers", "status", "--json").stdout)
     assert (stands["name"], stands["handler"], stands["behind"], stands["handled"]) == ("shop", "note", 0, 8)
@@ -91,6 +96,33 @@ def test_a_file_s_handlers_are_run_and_what_they_could_not_take_is_dealt_with(
     assert replayed.stdout == "note: goes on after position 8, stood at 12\n"
     assert once(store_url, str(file), "--once", "--name", "shop", cwd=tmp_path)[0] == 0
     assert len(noted(tmp_path / "notes")) == 16
+    _, _, said = once(store_url, str(file), "--from", "beginning", "--once", "--name", "shop", cwd=tmp_path)
+    assert "note: each goes on where it was; `eventstore handlers replay shop --from …` moves them" in said
+    assert said.splitlines()[-1] == "handled: 0"
+    assert "no handler has run under the name 'sohp'" in eventstore.refused(
+        "handlers", "status", "--name", "sohp", status=3
+    )
+
+
+def test_what_a_handler_prints_into_a_file_is_there_at_once(store: EventStore, store_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "events.py"
+    file.write_text("from eventstore.handlers import on\n@on('*')\ndef tell(event):\n    print(event.position)\n")
+    fill(store, 2, coupons=1)
+    printed = tmp_path / "printed"
+    with printed.open("wb") as out:
+        process = subprocess.Popen(
+            command("--store", store_url, "run-handlers", str(file), "--from", "beginning"),
+            cwd=tmp_path,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            until(lambda: printed.read_text() == "1\n2\n")
+            assert process.poll() is None
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_skip_wants_a_note_and_ids_are_checked(store: EventStore, eventstore: Command) -> None:
