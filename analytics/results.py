@@ -92,6 +92,14 @@ class ReportResult:
 
         return to_parquet(self)
 
+    def __str__(self) -> str:
+        """The rows as people read them, one below the other, under the columns' names."""
+        lines = [[column.name for column in self.columns], *self.cells()]
+        widths = [max(len(line[place]) for line in lines) for place in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        )
+
     def cells(self) -> list[list[str]]:
         """The rows as people read them: minutes of UTC, amounts without idle zeros, milliseconds, yes and no, – for nothing."""
         units = [column.unit for column in self.columns]

@@ -21,7 +21,19 @@ ENGINES = ("duckdb", "spark")
 """What can answer a report; the first unless another is asked for."""
 
 
-@click.command()
+class _Asking(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-")
+            raise click.UsageError(
+                f"No such option: {error.option_name}. A report's own parameters go as -p {name}=VALUE; --describe lists them.",
+                ctx,
+            ) from error
+
+
+@click.command(cls=_Asking)
 @click.argument("name", required=False)
 @click.option("--list", "list_all", is_flag=True, help="List the reports and what they answer.")
 @click.option(

@@ -401,6 +401,8 @@ def test_a_report_without_a_row_says_so_and_one_cut_for_people_how_to_see_the_re
     assert "until is to be later" in shop.refused(
         "report", "redemptions", "-p", "since=2026-09-02", "-p", "until=2026-09-01", status=1
     )
+    done = shop.run("report", "redemptions", "--since", "2026-09-02")
+    assert (done.returncode, "go as -p since=VALUE" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -404,3 +404,8 @@ def test_a_name_cannot_steer_the_terminal() -> None:
 def test_no_rows_are_an_empty_list_and_a_header_line() -> None:
     result = ReportResult("r", "R", {}, 0, (ReportColumn("a", "text", ""), ReportColumn("b", "uses", "")), ())
     assert (result.to_json(), result.to_csv(), result.cells()) == (b"[]", "a,b\r\n", [])
+    assert str(result) == "a  b"
+
+
+def test_an_answer_is_printed_in_columns() -> None:
+    assert str(answer("A", None, 12)).splitlines() == ["c0  c1  c2", "A   –   12"]
